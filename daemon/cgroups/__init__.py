@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from daemon.cgroups.entry import Entry
 from daemon.cgroups.errors import CgroupError
 from daemon.cgroups.layout import Layout, detect
 from daemon.cgroups.oom import drain_oom_event
@@ -46,6 +47,7 @@ __all__ = [
     "Cgroup",
     "CgroupError",
     "CpuStats",
+    "Entry",
     "Layout",
     "MemoryStats",
     "PidsStats",
@@ -81,6 +83,10 @@ class Cgroup(Protocol):
 
     def directory_fd(self) -> int | None:
         """A new descriptor for CLONE_INTO_CGROUP, which the caller closes; None unless v2 is what limits."""
+
+    def entry(self) -> Entry:
+        """Descriptors by which a child enters by itself, instead of `attach`: some 7 ms faster on v1 and
+        hybrid. See `daemon/cgroups/entry.py` for the order of steps."""
 
     def update(self, resources: dict[str, Any]) -> None:
         """Change limits of a living cgroup; keys that are absent keep their value."""

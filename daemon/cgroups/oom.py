@@ -1,3 +1,4 @@
+# ruff: noqa: PTH - pathlib objects cost several times the system calls made here
 """Being told of a lack of memory: a descriptor to poll, in both hierarchies.
 
     v1   an eventfd registered in `cgroup.event_control` for `memory.oom_control`
@@ -64,7 +65,7 @@ def _register(directory: str, control: int) -> int | None:
 def v2_oom_event(directory: str) -> int | None:
     """An inotify descriptor watching `memory.events`; None without a memory controller."""
     file = f"{directory}/memory.events"
-    if not os.path.exists(file):  # noqa: PTH110 - pathlib costs at the supervisor's start
+    if not os.path.exists(file):
         return None
     libc = ctypes.CDLL(None, use_errno=True)
     fd: int = libc.inotify_init1(IN_NONBLOCK | IN_CLOEXEC)

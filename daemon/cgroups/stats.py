@@ -113,7 +113,7 @@ class Stats(NamedTuple):
         return cls(
             version,
             taken_ns,
-            CpuStats(*cpu[:3], tuple(cpu[3]), *cpu[4:]),
+            CpuStats(*cpu)._replace(per_cpu_ns=tuple(cpu[3])),
             MemoryStats(*memory),
             BlkioStats(*(tuple(BlkioEntry(*entry) for entry in entries) for entries in blkio)),
             PidsStats(*pids),
