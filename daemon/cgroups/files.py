@@ -1,4 +1,5 @@
-# ruff: noqa: PTH - pathlib objects cost several times the system calls made here
+# pathlib objects cost several times the system calls made here.
+# ruff: noqa: PTH102, PTH106, PTH116, PTH120
 """Reading and writing the one-value files of a cgroup file system.
 
 Plain `os.open`/`os.read` and not `open()`: a file object costs ten times the system calls here, and a
@@ -117,8 +118,9 @@ def walk_pids(directory: str) -> list[int]:
     pending = [directory]
     while pending:
         current = pending.pop()
-        # A threaded cgroup answers EOPNOTSUPP: its processes are listed in its domain above.
-        text = read_optional(f"{current}/cgroup.procs") or ""
+        text = read_optional(f"{current}/cgroup.procs")
+        if text is None:  # a threaded cgroup lists threads only, whose IDs kill(2) takes as well
+            text = read_optional(f"{current}/cgroup.threads") or ""
         found.update(int(pid) for pid in text.split())
         pending.extend(children(current))
     found.discard(0)  # processes of other PID namespaces

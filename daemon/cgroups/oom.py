@@ -1,4 +1,5 @@
-# ruff: noqa: PTH - pathlib objects cost several times the system calls made here
+# pathlib objects cost several times the system calls made here.
+# ruff: noqa: PTH110
 """Being told of a lack of memory: a descriptor to poll, in both hierarchies.
 
     v1   an eventfd registered in `cgroup.event_control` for `memory.oom_control`

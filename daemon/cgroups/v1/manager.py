@@ -1,4 +1,5 @@
-# ruff: noqa: PTH - pathlib objects cost several times the system calls made here
+# pathlib objects cost several times the system calls made here.
+# ruff: noqa: PTH106
 """A cgroup on v1 or hybrid: one directory in each mounted hierarchy, one file of this package per controller.
 
 In hybrid the v2 tree gets a directory too. It limits nothing, but it gives `cgroup.kill`, pressure
@@ -12,7 +13,7 @@ import os
 import time
 from typing import Any
 
-from daemon.cgroups import files
+from daemon.cgroups import files, rdma
 from daemon.cgroups.entry import Entry
 from daemon.cgroups.errors import CgroupError
 from daemon.cgroups.killing import signal_all
@@ -31,7 +32,6 @@ from daemon.cgroups.v1 import (
     memory,
     network,
     pids,
-    rdma,
 )
 
 _APPLY = (
