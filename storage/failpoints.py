@@ -68,7 +68,9 @@ def parse(rules: str) -> dict[str, list[Term]]:
 def _parse_term(text: str) -> Term:
     match = _TERM.fullmatch(text)
     if match is None:
-        raise ValueError(f"failpoint term {text!r} is not [COUNT*]off|kill|error(ERRNO)|sleep(SECONDS)|raise(TEXT)")
+        raise ValueError(
+            f"failpoint term {text!r} is not [COUNT*]off|kill|error(X)|sleep(SECONDS)|raise(TEXT)"
+        )
     action, argument = match["action"], match["argument"] or ""
     if action == "error" and not hasattr(errno, argument):
         raise ValueError(f"failpoint term {text!r}: no such errno")

@@ -10,14 +10,18 @@ All of it is synchronous: call it in a thread or in a worker process.
 """
 
 from storage.archive.create import create
-from storage.archive.extract import Extracted, ExtractOptions, Limits, Whiteouts, extract
+from storage.archive.extract import extract
+from storage.archive.format import Entry, EntryType
 from storage.archive.layer import write_layer
-from storage.archive.reader import Entry, TarReader
+from storage.archive.options import CreateOptions, Extracted, ExtractOptions, Limits, Whiteouts
+from storage.archive.reader import TarReader
 from storage.archive.root import Root
 from storage.archive.writer import TarWriter
 
 __all__ = [
+    "CreateOptions",
     "Entry",
+    "EntryType",
     "ExtractOptions",
     "Extracted",
     "Limits",
