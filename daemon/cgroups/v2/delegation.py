@@ -1,5 +1,5 @@
 # pathlib objects cost several times the system calls made here.
-# ruff: noqa: PTH102, PTH106, PTH116, PTH120, PTH208
+# ruff: noqa: PTH102, PTH106, PTH116, PTH119, PTH120, PTH208
 """Passing controllers down a v2 tree (cgroup-v2.rst, "Enabling and Disabling", "No Internal Process").
 
 A controller works in a cgroup only when each cgroup above lists it in `cgroup.subtree_control`, and a
