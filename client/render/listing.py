@@ -1,0 +1,83 @@
+"""A list of things in the form that --format asks for.
+
+`Column`s name what a template can ask for: `Column("ID", "CONTAINER ID")` is `{{.ID}}` with that header. A row is a
+mapping from those names to values (a callable is a method that takes arguments, such as `{{.Label "x"}}`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from client.errors import ClientError
+from client.render.table import align, table
+
+Row = Mapping[str, Any]
+Columns = Mapping[str, str]
+
+
+def show(rows: Sequence[Row], columns: Columns, default: Sequence[str], chosen: str, *, kind: str,
+         echo: Callable[[str], None] = print) -> None:  # fmt: skip
+    """Print rows: no format and `table` print the default columns; `json` one document a line; else a template."""
+    if chosen in ("", "table"):
+        header = [columns[name] for name in default]
+        echo(table(header, [[str(row[name]) for name in default] for row in rows]))
+    elif chosen == "json":
+        for row in rows:
+            echo(to_json({name: row[name] for name in sorted(columns) if not callable(row[name])}))
+    elif chosen.startswith("table"):
+        _templated_table(rows, columns, unescape(chosen[5:].strip()), kind, echo)
+    else:
+        from client.templates import Template
+
+        template = Template(unescape(chosen))
+        for row in rows:
+            echo(template.render(Fields(row, kind)))
+
+
+def _templated_table(rows: Sequence[Row], columns: Columns, text: str, kind: str,
+                     echo: Callable[[str], None]) -> None:  # fmt: skip
+    from client.templates import Template
+
+    template = Template(text)
+    header = template.render(Fields({name: _Header(title) for name, title in columns.items()}, kind), headers=True)
+    lines = [header, *(template.render(Fields(row, kind)) for row in rows)]
+    echo("\n".join(align("\n".join(lines).split("\n"))))
+
+
+class _Header(str):
+    """A column's title; called with arguments (`{{.Label "x"}}`) the title is the argument."""
+
+    def __call__(self, *arguments: Any) -> str:
+        return str(arguments[0]) if arguments else str(self)
+
+
+class Fields(dict[str, Any]):
+    """A row as templates see it: an unknown name is an error that names the kind of thing."""
+
+    def __init__(self, values: Mapping[str, Any], kind: str) -> None:
+        super().__init__(values)
+        self.kind = kind
+
+
+def unescape(text: str) -> str:
+    """Shells hand `\\t` over as two characters."""
+    return text.replace("\\t", "\t").replace("\\n", "\n")
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON as Go writes it for people: no HTML escapes, no ASCII escapes."""
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.dumps(value, indent=indent, separators=separators, ensure_ascii=False, default=str)
+
+
+def check_template(text: str) -> None:
+    """Raise before anything is asked of the daemon when a template cannot be parsed."""
+    from client.templates import Template
+
+    if text and text not in ("json", "table"):
+        Template(unescape(text.removeprefix("table")))
+
+
+__all__ = ["ClientError", "Columns", "Fields", "Row", "check_template", "show", "to_json", "unescape"]
