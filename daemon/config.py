@@ -94,6 +94,10 @@ class DaemonConfig:
     def keeper_socket(self) -> Path:
         return self.exec_root / "keeper.sock"
 
+    def known_runtimes(self) -> dict[str, str]:
+        """Runtime names to the path of their command; `pyd` itself has none."""
+        return {"pyd": "", **{name: name for name in ("runc", "crun")}, **self.runtimes}
+
     def bundle(self, container_id: str) -> Path:
         """The container's OCI bundle: config.json and the runtime's state; on a tmpfs, gone with the boot."""
         return self.exec_root / "containers" / container_id

@@ -1,0 +1,170 @@
+"""The zero values that Docker shows in `inspect` for what a request left out (API 1.51)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from daemon.config import DaemonConfig
+from daemon.containers.spec.resources import effective_swap
+from daemon.containers.wire import Config, EndpointSettings, HostConfig
+from daemon.runtime import defaults as runtime_defaults
+
+_CONFIG: dict[str, Any] = {
+    "Hostname": "",
+    "Domainname": "",
+    "User": "",
+    "AttachStdin": False,
+    "AttachStdout": False,
+    "AttachStderr": False,
+    "Tty": False,
+    "OpenStdin": False,
+    "StdinOnce": False,
+    "Env": None,
+    "Cmd": None,
+    "Image": "",
+    "Volumes": None,
+    "WorkingDir": "",
+    "Entrypoint": None,
+    "OnBuild": None,
+    "Labels": None,
+}
+_OPTIONAL_CONFIG = (
+    "ExposedPorts",
+    "Healthcheck",
+    "ArgsEscaped",
+    "NetworkDisabled",
+    "MacAddress",
+    "StopSignal",
+    "StopTimeout",
+    "Shell",
+)
+_HOST: dict[str, Any] = {
+    "Binds": None,
+    "ContainerIDFile": "",
+    "LogConfig": None,
+    "NetworkMode": "bridge",
+    "PortBindings": {},
+    "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+    "AutoRemove": False,
+    "VolumeDriver": "",
+    "VolumesFrom": None,
+    "ConsoleSize": [0, 0],
+    "CapAdd": None,
+    "CapDrop": None,
+    "CgroupnsMode": "",
+    "Dns": [],
+    "DnsOptions": [],
+    "DnsSearch": [],
+    "ExtraHosts": None,
+    "GroupAdd": None,
+    "IpcMode": "",
+    "Cgroup": "",
+    "Links": None,
+    "OomScoreAdj": 0,
+    "PidMode": "",
+    "Privileged": False,
+    "PublishAllPorts": False,
+    "ReadonlyRootfs": False,
+    "SecurityOpt": None,
+    "UTSMode": "",
+    "UsernsMode": "",
+    "ShmSize": 0,
+    "Runtime": "",
+    "Isolation": "",
+    "CpuShares": 0,
+    "Memory": 0,
+    "NanoCpus": 0,
+    "CgroupParent": "",
+    "BlkioWeight": 0,
+    "BlkioWeightDevice": [],
+    "BlkioDeviceReadBps": [],
+    "BlkioDeviceWriteBps": [],
+    "BlkioDeviceReadIOps": [],
+    "BlkioDeviceWriteIOps": [],
+    "CpuPeriod": 0,
+    "CpuQuota": 0,
+    "CpuRealtimePeriod": 0,
+    "CpuRealtimeRuntime": 0,
+    "CpusetCpus": "",
+    "CpusetMems": "",
+    "Devices": [],
+    "DeviceCgroupRules": None,
+    "DeviceRequests": None,
+    "MemoryReservation": 0,
+    "MemorySwap": 0,
+    "MemorySwappiness": None,
+    "OomKillDisable": False,
+    "PidsLimit": None,
+    "Ulimits": [],
+    "CpuCount": 0,
+    "CpuPercent": 0,
+    "IOMaximumIOps": 0,
+    "IOMaximumBandwidth": 0,
+}
+_OPTIONAL_HOST = ("Annotations", "Mounts", "StorageOpt", "Sysctls", "Tmpfs", "Init", "KernelMemory")
+ENDPOINT: dict[str, Any] = {
+    "IPAMConfig": None,
+    "Links": None,
+    "Aliases": None,
+    "MacAddress": "",
+    "DriverOpts": None,
+    "GwPriority": 0,
+    "NetworkID": "",
+    "EndpointID": "",
+    "Gateway": "",
+    "IPAddress": "",
+    "IPPrefixLen": 0,
+    "IPv6Gateway": "",
+    "GlobalIPv6Address": "",
+    "GlobalIPv6PrefixLen": 0,
+    "DNSNames": None,
+}
+
+
+def config(asked: Config) -> Config:
+    return cast(Config, _filled(asked, _CONFIG, _OPTIONAL_CONFIG))
+
+
+def endpoint(asked: EndpointSettings | None) -> EndpointSettings:
+    return cast(EndpointSettings, {**ENDPOINT, **(asked or {})})
+
+
+def _filled(asked: Any, zero: dict[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
+    filled = {key: value if (given := asked.get(key)) is None else given for key, value in zero.items()}
+    return filled | {key: asked[key] for key in optional if asked.get(key) is not None}
+
+
+def host_config(asked: HostConfig, daemon: DaemonConfig, *, cgroups_v2: bool) -> HostConfig:
+    """HostConfig with this daemon's defaults applied (moby adaptContainerSettings)."""
+    host = cast(HostConfig, _filled(asked, _HOST, _OPTIONAL_HOST))
+    if host["NetworkMode"] in ("", "default"):
+        host["NetworkMode"] = "bridge"
+    host["LogConfig"] = _logging(asked, daemon)
+    host["ShmSize"] = host["ShmSize"] or daemon.default_shm_size
+    host["Runtime"] = host["Runtime"] or daemon.default_runtime
+    host["IpcMode"] = host["IpcMode"] or daemon.default_ipc_mode
+    host["RestartPolicy"] = {
+        "Name": host["RestartPolicy"].get("Name") or "no",
+        "MaximumRetryCount": host["RestartPolicy"].get("MaximumRetryCount") or 0,
+    }
+    if not host["CgroupnsMode"]:
+        host["CgroupnsMode"] = "private" if cgroups_v2 and not host["Privileged"] else "host"
+    host["MemorySwap"] = effective_swap(host)
+    if host["PidsLimit"] is not None and host["PidsLimit"] <= 0:
+        host["PidsLimit"] = None
+    privileged = host["Privileged"]
+    unmasked = privileged or "systempaths=unconfined" in (host["SecurityOpt"] or [])
+    for field, default in (
+        ("MaskedPaths", runtime_defaults.MASKED_PATHS),
+        ("ReadonlyPaths", runtime_defaults.READONLY_PATHS),
+    ):
+        given = asked.get(field)
+        host[field] = (None if unmasked else list(default)) if given is None else given  # type: ignore[literal-required]
+    return host
+
+
+def _logging(asked: HostConfig, daemon: DaemonConfig) -> Any:
+    given = asked.get("LogConfig") or {}
+    if given.get("Type"):
+        return {"Type": given["Type"], "Config": given.get("Config") or {}}
+    return {"Type": daemon.log_driver, "Config": {**daemon.log_opts, **(given.get("Config") or {})}}

@@ -1,0 +1,128 @@
+"""What happens when a container's process ends: record, announce, clean up, restart or remove."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from daemon.clock import SECOND, now_ns
+from daemon.containers import health, remove, start
+from daemon.containers.context import Context
+from daemon.containers.model import Container
+from daemon.runtime.client import ExitEvent
+
+log = logging.getLogger("pyd.containers")
+
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 60.0
+STABLE_AFTER = 10 * SECOND
+
+_delays: dict[str, float] = {}
+_timers: dict[str, asyncio.Task[Any]] = {}
+
+
+async def handle(ctx: Context, event: ExitEvent) -> None:
+    """Idempotent: an exit told twice, or of an earlier process, changes nothing."""
+    container = ctx.registry.by_id(event.id)
+    if container is None:
+        await ctx.runtime.delete(event.id)
+        return
+    async with container.lock:
+        if not container.state.alive or container.state.pid != event.pid:
+            return
+        await handle_locked(ctx, container, event)
+
+
+async def handle_locked(ctx: Context, container: Container, event: ExitEvent) -> None:
+    """The same with the container's lock held and the event known to be of its process."""
+    duration = max(0, event.finished_at_ns - container.state.started_at)
+    restarting = _restarts(ctx, container, event.status)
+    container.state.exited(
+        event.status, event.finished_at_ns or now_ns(), oom_killed=event.oom_killed, restarting=restarting
+    )
+    container.network = {}
+    if restarting:
+        container.restart_count += 1
+    health.end(container)
+    await ctx.registry.save(container)
+    ctx.publish(container, "die", execDuration=str(duration // SECOND), exitCode=str(event.status))
+    auto_remove = bool(container.host.get("AutoRemove")) and not restarting
+    wake(container.exit_waiters, container)
+    await clean_up(ctx, container)
+    if restarting:
+        _schedule(ctx, container, duration)
+    elif auto_remove:
+        await remove.discard_locked(ctx, container)
+
+
+async def clean_up(ctx: Context, container: Container) -> None:
+    """Free what only a running container needs."""
+    results = await asyncio.gather(
+        ctx.networks.disconnect(container.id), ctx.runtime.delete(container.id), return_exceptions=True
+    )
+    for result in results:
+        if isinstance(result, Exception):
+            log.error("cleaning up after %s: %s", container.short_id, result)
+    if container.host.get("IpcMode") == "shareable":
+        await asyncio.to_thread(start.drop_shm, ctx, container)
+
+
+def wake(waiters: list[asyncio.Future[dict[str, Any]]], container: Container, error: str = "") -> None:
+    """Tell everyone who waits for this exit or removal."""
+    answer: dict[str, Any] = {"StatusCode": container.state.exit_code}
+    if error:
+        answer["Error"] = {"Message": error}
+    for future in waiters:
+        if not future.done():
+            future.set_result(answer)
+    waiters.clear()
+
+
+def _restarts(ctx: Context, container: Container, status: int) -> bool:
+    policy = container.host.get("RestartPolicy") or {}
+    if container.stopped_by_user or container.removing or ctx.closing:
+        return False
+    match policy.get("Name"):
+        case "always" | "unless-stopped":
+            return True
+        case "on-failure":
+            limit = policy.get("MaximumRetryCount") or 0
+            return status != 0 and (not limit or container.restart_count < limit)
+        case _:
+            return False
+
+
+def _schedule(ctx: Context, container: Container, duration: int) -> None:
+    """Docker's back-off: 100 ms, doubled each time up to a minute, reset by a run of ten seconds."""
+    delay = FIRST_DELAY if duration >= STABLE_AFTER else _delays.get(container.id, 0) * 2 or FIRST_DELAY
+    _delays[container.id] = min(delay, LONGEST_DELAY)
+    _timers[container.id] = ctx.spawn(
+        _restart(ctx, container, _delays[container.id]), f"restart {container.short_id}"
+    )
+
+
+async def _restart(ctx: Context, container: Container, delay: float) -> None:
+    await asyncio.sleep(delay)
+    async with container.lock:
+        _timers.pop(container.id, None)
+        if not container.state.restarting or container.removing:
+            return
+        try:
+            await start.launch(ctx, container)
+        except Exception as error:
+            log.error("restarting %s: %s", container.short_id, error)
+            wake(container.exit_waiters, container, str(error))
+
+
+def cancel_restart(container: Container) -> None:
+    """Forget a pending restart and its back-off."""
+    timer = _timers.pop(container.id, None)
+    if timer:
+        timer.cancel()
+    _delays.pop(container.id, None)
+
+
+def resume_restart(ctx: Context, container: Container) -> None:
+    """After a restart of the daemon: a container that was waiting for its restart gets it."""
+    _schedule(ctx, container, 0)

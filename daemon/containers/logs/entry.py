@@ -1,0 +1,44 @@
+"""What log drivers that can be read back have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One logged piece: `line` with its newline, if it had one; `time` RFC 3339 in UTC."""
+
+    stream: str
+    time: str
+    line: bytes
+    attrs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which entries: streams, nanoseconds since/until (0: no bound), the last `tail` (-1: all)."""
+
+    streams: frozenset[str]
+    since: int = 0
+    until: int = 0
+    tail: int = -1
+
+
+class Cursor(Protocol):
+    """A position in a log. `batch` gives the next entries, [] when there are none yet."""
+
+    finished: bool
+    """True once an entry later than `until` was met: nothing more will come."""
+
+    def batch(self) -> list[Entry]: ...
+
+    def close(self) -> None: ...
+
+
+class LogSource(Protocol):
+    path: str
+
+    def open(self, selection: Selection) -> Cursor: ...

@@ -1,0 +1,152 @@
+"""Reading container logs back: `logs`, with tail, since, until, timestamps, details and follow.
+
+Entries are read in batches in a thread. Following waits for inotify on the directory, so neither an
+idle container nor its followers cost anything; it ends when the container's process has ended and all
+that it wrote has been given out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from daemon import inotify
+from daemon.clock import parse_timestamp
+from daemon.containers.context import Context
+from daemon.containers.logs.entry import Entry, LogSource, Selection
+from daemon.containers.logs.files import LogFiles
+from daemon.containers.logs.jsonfile import JsonFormat
+from daemon.containers.logs.localfile import LocalFormat
+from daemon.containers.logs.options import log_path
+from daemon.containers.model import Container
+from storage.errors import InvalidArgument, NotImplementedYet
+
+STREAMS = {"stdout": 1, "stderr": 2}
+
+
+@dataclass(frozen=True)
+class LogQuery:
+    follow: bool = False
+    stdout: bool = False
+    stderr: bool = False
+    since: int = 0
+    until: int = 0
+    timestamps: bool = False
+    tail: int = -1
+    details: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        follow: bool,
+        stdout: bool,
+        stderr: bool,
+        since: str,
+        until: str,
+        timestamps: bool,
+        tail: str,
+        details: bool,
+    ) -> LogQuery:
+        """From a request's parameters. Raises InvalidArgument."""
+        if not stdout and not stderr:
+            raise InvalidArgument("Bad parameters: you must choose at least one stream")
+        lines = -1
+        if tail not in ("", "all"):
+            try:
+                lines = int(tail)
+            except ValueError:
+                lines = -1
+        return cls(
+            follow,
+            stdout,
+            stderr,
+            parse_timestamp(since, what="since"),
+            parse_timestamp(until, what="until"),
+            timestamps,
+            lines,
+            details,
+        )
+
+
+def source(ctx: Context, container: Container) -> LogSource:
+    """Raises NotImplementedYet in Docker's words for drivers that can't be read back."""
+    driver = (container.host.get("LogConfig") or {}).get("Type")
+    path = log_path(container, ctx.config)
+    if driver == "json-file":
+        return LogFiles(path, JsonFormat())
+    if driver == "local":
+        return LogFiles(path, LocalFormat())
+    raise NotImplementedYet("configured logging driver does not support reading")
+
+
+async def read(ctx: Context, container: Container, query: LogQuery) -> AsyncIterator[tuple[int, bytes]]:
+    """Pairs of stream (1 stdout, 2 stderr) and text."""
+    log = source(ctx, container)
+    render = _renderer(query)
+    wanted = {stream for stream, chosen in (("stdout", query.stdout), ("stderr", query.stderr)) if chosen}
+    selection = Selection(frozenset(wanted), query.since, query.until, query.tail)
+    watch = _watch(log, container) if query.follow else None
+    ended = _exit_future(container, watch) if watch else None
+    try:
+        cursor = log.open(selection)
+        try:
+            while True:
+                last_round = ended is None or ended.done()
+                while batch := await asyncio.to_thread(cursor.batch):
+                    for entry in batch:
+                        yield STREAMS[entry.stream], render(entry)
+                if last_round or watch is None or cursor.finished:
+                    return
+                await watch.changed()
+        finally:
+            cursor.close()
+    finally:
+        if watch:
+            watch.close()
+        if ended and not ended.done():
+            ended.cancel()
+
+
+def _watch(log: LogSource, container: Container) -> inotify.Watch | None:
+    if not container.state.running:
+        return None
+    watch = inotify.Watch()
+    directory = os.path.dirname(log.path)
+    os.makedirs(directory, exist_ok=True)
+    watch.add(directory, inotify.IN_MODIFY | inotify.IN_CREATE | inotify.IN_MOVED_TO)
+    return watch
+
+
+def _exit_future(container: Container, watch: inotify.Watch) -> asyncio.Future[dict[str, object]]:
+    future: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
+    container.exit_waiters.append(future)
+
+    def done(_: object) -> None:
+        if future in container.exit_waiters:
+            container.exit_waiters.remove(future)
+        watch.wake()
+
+    future.add_done_callback(done)
+    return future
+
+
+def _renderer(query: LogQuery) -> Callable[[Entry], bytes]:
+    def render(entry: Entry) -> bytes:
+        text = entry.line
+        if query.details:
+            details = ",".join(f"{k}={v}" for k, v in sorted(entry.attrs.items()))
+            text = details.encode() + b" " + text
+        if query.timestamps:
+            text = _fixed(entry.time).encode() + b" " + text
+        return text
+
+    return render
+
+
+def _fixed(stamp: str) -> str:
+    """RFC 3339 with all nine digits, as Docker prints log times."""
+    base, dot, fraction = stamp.rstrip("Z").partition(".")
+    return f"{base}.{fraction.ljust(9, '0')}Z" if dot else f"{base}.000000000Z"

@@ -1,0 +1,34 @@
+"""`rename`."""
+
+from __future__ import annotations
+
+from daemon.containers import names
+from daemon.containers.context import Context
+from storage.errors import InvalidArgument
+
+
+async def rename(ctx: Context, ref: str, name: str) -> None:
+    """Raises NotFound, InvalidArgument (form, same name), Conflict (name in use)."""
+    container = ctx.registry.find(ref)
+    if not name:
+        raise InvalidArgument("Neither old nor new names may be empty")
+    if name.removeprefix("/") == container.name:
+        raise InvalidArgument("Renaming a container with the same name as its current name")
+    try:
+        fresh = names.checked(name)
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            f"Error when allocating new name: {error}".replace(f"({name})", f"(/{name})")
+        ) from None
+    async with container.lock:
+        ctx.registry.reserve(fresh, container.id)
+        old, container.name = container.name, fresh
+        try:
+            await ctx.registry.save(container)
+        except BaseException:
+            container.name = old
+            ctx.registry.release(fresh, container.id)
+            raise
+        ctx.registry.release(old, container.id)
+        await ctx.networks.rename(container.id, fresh)
+        ctx.publish(container, "rename", oldName=f"/{old}")

@@ -1,0 +1,1 @@
+"""From a container's configuration to its OCI bundle: see `build.build`."""

@@ -1,0 +1,250 @@
+"""`start`: network, spec, process. Either the container runs and is recorded so, or nothing is left of it.
+
+Crash: a kill before the record says "running" leaves a process that no record owns; the daemon's next
+start finds it in the supervisor's states and undoes it (`reconcile`), so the same command works again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from daemon.containers import exits, health, mounts, remove
+from daemon.containers.context import Context
+from daemon.containers.logs.options import log_spec
+from daemon.containers.model import Container
+from daemon.containers.spec import build
+from daemon.containers.spec.build import Surroundings
+from daemon.containers.surroundings import (
+    hostname_of,
+    joined_namespaces,
+    shared_memory,
+    shm_dir,
+)
+from daemon.network.model import Attachment, AttachRequest
+from daemon.runtime import client as runtime
+from daemon.runtime import syscalls
+from storage.errors import Conflict, Internal, InvalidArgument, NotModified, PydError
+
+_START_FAILURE = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+    "pyd create failed: unable to start container process: error during container init: "
+)
+
+
+async def start(ctx: Context, ref: str, *, by_user: bool = True) -> None:
+    """Raises NotFound, NotModified (running), Conflict (paused, being removed), or why it did not start."""
+    container = ctx.registry.find(ref)
+    async with container.lock:
+        if container.removing or container.state.dead:
+            raise Conflict("container is marked for removal and cannot be started")
+        if container.state.paused:
+            raise Conflict("cannot start a paused container, try unpause instead")
+        if container.state.alive:
+            raise NotModified("")
+        if by_user:
+            exits.cancel_restart(container)
+            container.stopped_by_user = False
+            container.restart_count = 0
+        await launch(ctx, container)
+
+
+async def launch(ctx: Context, container: Container) -> None:
+    """Start with the container's lock held; on failure everything is undone and the error recorded."""
+    try:
+        await _launch(ctx, container)
+    except BaseException as error:
+        await _undo(ctx, container)
+        failure, code = _explain(error)
+        container.state.start_failed(code, str(failure))
+        await ctx.registry.save(container)
+        if isinstance(error, Exception):
+            if container.host.get("AutoRemove"):
+                ctx.spawn(remove.discard(ctx, container), f"remove {container.short_id}")
+            raise failure from error
+        raise
+
+
+async def _launch(ctx: Context, container: Container) -> None:
+    bundle = ctx.config.bundle(container.id)
+    connecting = asyncio.ensure_future(_connect(ctx, container))
+    try:
+        around = await _look_around(ctx, container)
+    except BaseException:
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+        raise
+    attachment = await connecting
+    _write_etc(ctx, container, around)
+    spec = build.build(container, around, ctx.config)
+    mounts.ensure_bind_sources(container.mounts)
+    _write_bundle(bundle, spec)
+    started = await ctx.runtime.start(
+        container.id,
+        bundle,
+        log=log_spec(container, ctx.config),
+        open_stdin=container.open_stdin,
+        stdin_once=bool(container.config.get("StdinOnce")),
+        tty=container.tty,
+        console_size=_console_size(container),
+        runtime=_runtime(ctx, container),
+        netns_fd=attachment.netns_fd if attachment else None,
+    )
+    container.state.started(started.pid, started.started_at_ns)
+    container.had_start = True
+    container.network = attachment.settings() if attachment else {}
+    health.reset(container)
+    await ctx.registry.save(container)
+    ctx.publish(container, "start")
+    health.begin(ctx, container)
+
+
+def _console_size(container: Container) -> tuple[int, int] | None:
+    size = container.host.get("ConsoleSize")
+    return (size[0], size[1]) if size and any(size) else None
+
+
+def _runtime(ctx: Context, container: Container) -> runtime.RuntimePath | None:
+    command = ctx.config.known_runtimes().get(container.runtime)
+    if command is None:
+        raise InvalidArgument(f"unknown or invalid runtime name: {container.runtime}")
+    if not command:
+        return None
+    path = shutil.which(command)
+    if path is None:
+        raise InvalidArgument(
+            f"failed to create shim task: OCI runtime create failed: unable to retrieve OCI runtime error: "
+            f'exec: "{command}": executable file not found in $PATH'
+        )
+    return runtime.RuntimePath(path)
+
+
+async def _connect(ctx: Context, container: Container) -> Attachment | None:
+    if container.network_mode.startswith("container:"):
+        return None
+    attachment: Attachment | None = None
+    for name, endpoint in container.endpoints.items():
+        first = attachment is None
+        attachment = await ctx.networks.connect(
+            container.id,
+            AttachRequest(
+                network=name,
+                container_name=container.name,
+                hostname=container.config.get("Hostname") or "",
+                domainname=container.config.get("Domainname") or "",
+                endpoint=endpoint,
+                bindings=(container.host.get("PortBindings") or {}) if first else {},
+                exposed=tuple(container.config.get("ExposedPorts") or ()) if first else (),
+                publish_all=bool(container.host.get("PublishAllPorts")) and first,
+            ),
+        )
+    return attachment
+
+
+async def _look_around(ctx: Context, container: Container) -> Surroundings:
+    groups = tuple(container.host.get("GroupAdd") or ())
+    identity = await ctx.users.identity(container, container.config.get("User") or "", groups)
+    joined = joined_namespaces(container, ctx.registry, ctx.config)
+    if container.host.get("IpcMode") == "shareable":
+        await asyncio.to_thread(_make_shm, ctx, container)
+    directory = ctx.config.container_dir(container.id)
+    return Surroundings(
+        root=ctx.snapshots.overlay(container.id),
+        rootfs=str(ctx.config.bundle(container.id) / "rootfs"),
+        identity=identity,
+        hostname=hostname_of(container, ctx.registry),
+        etc={f"/etc/{name}": str(directory / name) for name in ("resolv.conf", "hostname", "hosts")},
+        joined=joined,
+        shm=shared_memory(container, ctx.registry, ctx.config),
+    )
+
+
+def _make_shm(ctx: Context, container: Container) -> None:
+    """A shareable /dev/shm lives on the host while the container runs, named after it."""
+    directory = shm_dir(container, ctx.config)
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.path.ismount(directory):
+        size = container.host.get("ShmSize") or ctx.config.default_shm_size
+        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+        syscalls.mount(b"shm", os.fsencode(directory), b"tmpfs", flags, f"mode=1777,size={size}".encode())
+
+
+def drop_shm(ctx: Context, container: Container) -> None:
+    unmount_shm(shm_dir(container, ctx.config))
+
+
+def unmount_shm(directory: Path) -> None:
+    if directory.exists():
+        if os.path.ismount(directory):
+            syscalls.umount2(os.fsencode(directory), syscalls.MNT_DETACH)
+        directory.rmdir()
+
+
+def _write_etc(ctx: Context, container: Container, around: Surroundings) -> None:
+    directory = ctx.config.container_dir(container.id)
+    if container.network_mode.startswith("container:"):
+        other = ctx.registry.find(container.network_mode.partition(":")[2])
+        shared = ctx.config.container_dir(other.id)
+        around.etc.update(
+            {f"/etc/{name}": str(shared / name) for name in ("resolv.conf", "hostname", "hosts")}
+        )
+        return
+    files = ctx.networks.etc_files(
+        container.id,
+        hostname=around.hostname,
+        domainname=container.config.get("Domainname") or "",
+        host_config=container.host,
+        links=_links(ctx, container),
+    )
+    for name, text in (
+        ("hostname", files.hostname),
+        ("hosts", files.hosts),
+        ("resolv.conf", files.resolv_conf),
+    ):
+        (directory / name).write_text(text)
+
+
+def _links(ctx: Context, container: Container) -> list[tuple[str, list[str]]]:
+    links: list[tuple[str, list[str]]] = []
+    for link in container.host.get("Links") or []:
+        ref, _, alias = link.partition(":")
+        other = ctx.registry.find(ref)
+        if not other.state.alive:
+            raise Conflict(
+                f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias or ref}"
+            )
+        links.append((other.id, [alias or other.name, other.short_id, other.name]))
+    return links
+
+
+def _write_bundle(bundle: Path, spec: dict[str, Any]) -> None:
+    bundle.mkdir(mode=0o711, parents=True, exist_ok=True)
+    (bundle / "config.json").write_bytes(json.dumps(spec, separators=(",", ":")).encode())
+
+
+async def _undo(ctx: Context, container: Container) -> None:
+    """Nothing of a failed start stays: process, cgroup, address, ports, bundle."""
+    results = await asyncio.gather(
+        ctx.networks.disconnect(container.id), ctx.runtime.delete(container.id), return_exceptions=True
+    )
+    for result in results:
+        if isinstance(result, Exception):
+            exits.log.warning("undoing the start of %s: %s", container.short_id, result)
+    await asyncio.to_thread(drop_shm, ctx, container)
+    container.network = {}
+
+
+def _explain(error: BaseException) -> tuple[PydError, int]:
+    """The error for the user and the container's exit code (moby translateContainerdStartErr)."""
+    if isinstance(error, PydError):
+        return error, 128
+    if isinstance(error, runtime.LaunchFailed):
+        text = _START_FAILURE + str(error)
+        if error.exit_code in (126, 127):
+            return InvalidArgument(text), error.exit_code
+        return Internal(text), 128
+    return Internal(f"failed to start the container: {error}"), 128

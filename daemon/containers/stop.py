@@ -1,0 +1,153 @@
+"""`stop`, `kill`, `restart`, `pause`, `unpause`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal as signals_module
+from typing import Any
+
+from daemon.containers import exits, signals, start
+from daemon.containers.context import Context
+from daemon.containers.model import Container
+from daemon.runtime.client import NotRunning, RuntimeCallError
+from storage.errors import Conflict, Internal, InvalidArgument, NotModified
+
+DEFAULT_TIMEOUT = 10
+GRACE_AFTER_KILL = 10.0
+
+
+async def stop(ctx: Context, ref: str, *, timeout: int | None, signal: str | None) -> None:
+    """Signal, wait, SIGKILL. `timeout` seconds; -1 waits for ever. Raises NotModified when not running."""
+    container = ctx.registry.find(ref)
+    number = signals.parse(signal) if signal else stop_signal(container)
+    if not container.state.running:
+        raise NotModified("")
+    await halt(ctx, container, timeout=timeout, number=number)
+    ctx.publish(container, "stop")
+
+
+def stop_signal(container: Container) -> int:
+    return signals.parse(container.config.get("StopSignal") or "TERM")
+
+
+async def halt(ctx: Context, container: Container, *, timeout: int | None, number: int) -> None:
+    """Bring a running or restarting container to "exited" and keep it there."""
+    if timeout is None:
+        configured = container.config.get("StopTimeout")
+        timeout = DEFAULT_TIMEOUT if configured is None else configured
+    exited = await _signal_for_stop(ctx, container, number)
+    if exited is None:
+        return
+    if await _within(exited, None if timeout < 0 else timeout):
+        return
+    await _send(ctx, container, signals_module.SIGKILL)
+    if not await _within(exited, GRACE_AFTER_KILL):
+        raise Internal(
+            f"cannot stop container: {container.id}: tried to kill container, but did not receive an exit event"
+        )
+
+
+async def _signal_for_stop(ctx: Context, container: Container, number: int) -> asyncio.Future[Any] | None:
+    async with container.lock:
+        container.stopped_by_user = True
+        if container.state.restarting:
+            exits.cancel_restart(container)
+            container.state.status = "exited"
+            await ctx.registry.save(container)
+            exits.wake(container.exit_waiters, container)
+            return None
+        if not container.state.alive:
+            return None
+        await ctx.registry.save(container)
+        exited: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        container.exit_waiters.append(exited)
+        await _send(ctx, container, number)
+        return exited
+
+
+async def _within(future: asyncio.Future[Any], seconds: float | None) -> bool:
+    done, _ = await asyncio.wait([future], timeout=seconds)
+    return bool(done)
+
+
+async def _send(ctx: Context, container: Container, number: int) -> None:
+    try:
+        await ctx.runtime.kill(container.id, number)
+        if container.state.paused:  # the signal is delivered once it is thawed
+            await ctx.runtime.resume(container.id)
+    except NotRunning:  # it went by itself; its exit is on the way
+        return
+    except RuntimeCallError as error:
+        raise Internal(f"cannot kill container: {container.name}: {error}") from error
+    ctx.publish(container, "kill", signal=str(int(number)))
+
+
+async def kill(ctx: Context, ref: str, signal: str | None) -> None:
+    """Raises InvalidArgument (signal), NotFound, Conflict (not running)."""
+    container = ctx.registry.find(ref)
+    try:
+        number = signals.parse(signal) if signal else int(signals_module.SIGKILL)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"cannot kill container: {ref}: {error}") from None
+    if not container.state.alive:
+        raise Conflict(f"cannot kill container: {ref}: container {container.id} is not running")
+    waiting: asyncio.Future[Any] | None = None
+    async with container.lock:
+        if not container.state.alive:
+            raise Conflict(f"cannot kill container: {ref}: container {container.id} is not running")
+        if number == signals_module.SIGKILL or number == stop_signal(container):
+            container.stopped_by_user = True
+        if number == signals_module.SIGKILL:
+            waiting = asyncio.get_running_loop().create_future()
+            container.exit_waiters.append(waiting)
+        await _send(ctx, container, number)
+    if waiting and not await _within(waiting, GRACE_AFTER_KILL):
+        raise Internal(f"cannot kill container: {ref}: it did not end")
+
+
+async def restart(ctx: Context, ref: str, *, timeout: int | None, signal: str | None) -> None:
+    container = ctx.registry.find(ref)
+    number = signals.parse(signal) if signal else stop_signal(container)
+    if container.state.running:
+        # AutoRemove must not take the container away between its two lives
+        automatic, container.host["AutoRemove"] = container.host.get("AutoRemove", False), False
+        try:
+            await halt(ctx, container, timeout=timeout, number=number)
+        finally:
+            container.host["AutoRemove"] = automatic
+        ctx.publish(container, "stop")
+    await start.start(ctx, container.id)
+    ctx.publish(container, "restart")
+
+
+async def pause(ctx: Context, ref: str) -> None:
+    container = ctx.registry.find(ref)
+    async with container.lock:
+        if container.state.paused:
+            raise Conflict(f"Container {container.id} is already paused")
+        if container.state.restarting:
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        if not container.state.alive:
+            raise Conflict(f"container {container.id} is not running")
+        await _runtime_call(ctx.runtime.pause(container.id), "pause", container)
+        container.state.status = "paused"
+        await ctx.registry.save(container)
+        ctx.publish(container, "pause")
+
+
+async def unpause(ctx: Context, ref: str) -> None:
+    container = ctx.registry.find(ref)
+    async with container.lock:
+        if not container.state.paused:
+            raise Internal(f"Container {container.id} is not paused")
+        await _runtime_call(ctx.runtime.resume(container.id), "unpause", container)
+        container.state.status = "running"
+        await ctx.registry.save(container)
+        ctx.publish(container, "unpause")
+
+
+async def _runtime_call(call: Any, what: str, container: Container) -> None:
+    try:
+        await call
+    except RuntimeCallError as error:
+        raise Internal(f"Cannot {what} container {container.id}: {error}") from error

@@ -1,0 +1,213 @@
+"""Local volumes: named directories under `data_root/volumes/NAME/_data` that outlive containers.
+
+A volume's record is written after its directory exists and dropped before the directory goes, so a
+kill in between leaves at most a directory without a record, which `start` removes when it is empty.
+Bind-like `local` options (type, o, device) are mounted where the container is set up, never on the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from daemon.clock import now_ns, rfc3339
+from storage.errors import Conflict, InvalidArgument, NotFound
+from storage.records import Delete, Put, Records
+
+KIND = "volumes"
+ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*$")
+Filters = dict[str, list[str]]
+Publish = Callable[[str, str, str, dict[str, str]], None]
+
+
+@dataclass
+class Volume:
+    name: str
+    mountpoint: str
+    created: int
+    labels: dict[str, str] | None = None
+    options: dict[str, str] | None = None
+    driver: str = "local"
+    populated: bool = False
+    """Whether an image's files were already copied in, or anything ever mounted it."""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def as_docker(self) -> dict[str, Any]:
+        return {
+            "CreatedAt": rfc3339(self.created // 10**9 * 10**9),
+            "Driver": self.driver,
+            "Labels": self.labels,
+            "Mountpoint": self.mountpoint,
+            "Name": self.name,
+            "Options": self.options,
+            "Scope": "local",
+        }
+
+
+class Volumes:
+    def __init__(self, root: Path, records: Records, publish: Publish) -> None:
+        self._root = root
+        self._records = records
+        self._publish = publish
+        self._volumes: dict[str, Volume] = {}
+        self.users: Callable[[str], list[str]] = lambda name: []
+        """IDs of the containers that mount a volume; the engine sets it."""
+
+    async def start(self) -> None:
+        self._root.mkdir(mode=0o701, parents=True, exist_ok=True)
+        self._volumes = {key: Volume(**record) for key, record in self._records.load(KIND).items()}
+        await asyncio.to_thread(self._sweep)
+
+    def _sweep(self) -> None:
+        for entry in self._root.iterdir():
+            if entry.name not in self._volumes and entry.is_dir():
+                for path in (entry / "_data", entry):
+                    try:
+                        path.rmdir()
+                    except OSError:  # holds data: whose, nobody knows; never delete what may be wanted
+                        break
+
+    def get(self, name: str) -> Volume:
+        try:
+            return self._volumes[name]
+        except KeyError:
+            raise NotFound(f"get {name}: no such volume") from None
+
+    async def create(
+        self,
+        name: str = "",
+        *,
+        driver: str = "local",
+        options: dict[str, str] | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> Volume:
+        """Docker's `volume create`: an existing name gives the existing volume."""
+        if driver not in ("", "local"):
+            raise NotFound(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
+        if not name:
+            name = secrets.token_hex(32)
+            labels = {**(labels or {}), ANONYMOUS_LABEL: ""}
+        if len(name) < 2 and name:
+            raise InvalidArgument(
+                "volume name is too short, names should be at least two alphanumeric characters"
+            )
+        if not _NAME.match(name):
+            raise InvalidArgument(
+                f'"{name}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" '
+                "are allowed. If you intended to pass a host directory, use absolute path"
+            )
+        existing = self._volumes.get(name)
+        if existing:
+            if options and options != (existing.options or {}):
+                raise Conflict(f"volume {name} already exists with different options: {existing.options}")
+            return existing
+        _check_options(options or {})
+        directory = self._root / name / "_data"
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.chmod(directory.parent, 0o701)
+        volume = Volume(name, str(directory), now_ns(), labels, options)
+        await self._save(volume)
+        self._volumes[name] = volume
+        self._publish("volume", "create", name, {"driver": "local"})
+        return volume
+
+    async def _save(self, volume: Volume) -> None:
+        await self._records.write([Put(KIND, volume.name, asdict(volume))])
+
+    async def mark_populated(self, name: str) -> None:
+        volume = self.get(name)
+        if not volume.populated:
+            volume.populated = True
+            await self._save(volume)
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        if force and name not in self._volumes:
+            return
+        volume = self.get(name)
+        users = self.users(name)
+        if users:
+            raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+        await self._records.write([Delete(KIND, name)])
+        del self._volumes[name]
+        await asyncio.to_thread(shutil.rmtree, Path(volume.mountpoint).parent, True)
+        self._publish("volume", "destroy", name, {"driver": "local"})
+
+    def list(self, filters: Filters | None = None) -> dict[str, Any]:
+        chosen = [v.as_docker() for v in self._volumes.values() if self._matches(v, filters or {})]
+        return {"Volumes": chosen, "Warnings": None}
+
+    def _matches(self, volume: Volume, filters: Filters) -> bool:
+        for key, values in filters.items():
+            match key:
+                case "name":
+                    ok = any(value in volume.name for value in values)
+                case "driver":
+                    ok = volume.driver in values
+                case "label":
+                    ok = all(_has_label(volume.labels or {}, value) for value in values)
+                case "label!":
+                    ok = not any(_has_label(volume.labels or {}, value) for value in values)
+                case "dangling":
+                    ok = bool(self.users(volume.name)) != (values[-1].lower() in ("1", "true"))
+                case "all" | "until":
+                    ok = True
+                case _:
+                    raise InvalidArgument(f"invalid filter '{key}'")
+            if not ok:
+                return False
+        return True
+
+    async def prune(self, filters: Filters) -> dict[str, Any]:
+        everything = (filters.get("all") or ["false"])[-1].lower() in ("1", "true")
+        deleted, reclaimed = [], 0
+        for volume in list(self._volumes.values()):
+            anonymous = ANONYMOUS_LABEL in (volume.labels or {})
+            if self.users(volume.name) or not (everything or anonymous) or not self._matches(volume, filters):
+                continue
+            reclaimed += await asyncio.to_thread(size_of, Path(volume.mountpoint))
+            await self.remove(volume.name)
+            deleted.append(volume.name)
+        self._publish("volume", "prune", "", {"reclaimed": str(reclaimed)})
+        return {"VolumesDeleted": deleted, "SpaceReclaimed": reclaimed}
+
+    def all(self) -> Iterable[Volume]:
+        return list(self._volumes.values())
+
+
+def _check_options(options: dict[str, str]) -> None:
+    for key in options:
+        if key not in ("type", "o", "device", "size"):
+            raise InvalidArgument(f'invalid option: "{key}"')
+    if options.get("o") and not options.get("type"):
+        raise InvalidArgument('missing required option: "type"')
+    if options.get("type") and not options.get("device"):
+        raise InvalidArgument('missing required option: "device"')
+
+
+def _has_label(labels: dict[str, str], wanted: str) -> bool:
+    key, equals, value = wanted.partition("=")
+    return key in labels and (not equals or labels[key] == value)
+
+
+def size_of(root: Path) -> int:
+    """Bytes of the files below, each inode once; symlinks are not followed."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for directory, _, files in os.walk(root):
+        for name in files:
+            try:
+                status = os.lstat(os.path.join(directory, name))
+            except FileNotFoundError:
+                continue
+            if (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                total += status.st_size
+    return total
