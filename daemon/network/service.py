@@ -1,16 +1,54 @@
-"""The network service: what the engine and the API know of networking (signatures first; work in progress)."""
+"""The network service: what the engine and the API know of networking.
+
+A network's life: `create` records it, then makes the bridge; `remove` the reverse. A container's: each
+`connect` adds an endpoint, the first one with a sandbox (mostly a spare of the pool); `disconnect` ends it.
+
+State lives on the event loop (registry, address spaces, sandboxes, ports); a change is recorded before
+the worker thread does it to the kernel, and taken back when that fails. `start` compares the records with
+the kernel and with the containers that live, which is all there is to crash recovery.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from ipaddress import IPv4Address
+from typing import Any, Protocol
 
 from daemon.config import DaemonConfig
 from daemon.containers.wire import EndpointSettings, HostConfig
-from daemon.network.model import AttachRequest, Attachment, EtcFiles
+from daemon.network import attach, catalogue, etcfiles, proxy, startup
+from daemon.network.ipam import AddressSpace, mac_for
+from daemon.network.kernel import Interface, Kernel
+from daemon.network.model import Attachment, AttachRequest, EtcFiles
+from daemon.network.networks import Network, Registry, new_id
+from daemon.network.pool import Pool
+from daemon.network.ports import Bound, PortAllocator, PortConflict, parse
+from daemon.network.sandboxes import Endpoint, Sandbox, dns_names
+from daemon.network.worker import Worker
+from storage.errors import Forbidden, Internal, NotFound
+from storage.records import Delete, Mutation, Put
+
+log = logging.getLogger(__name__)
 
 Emit = Callable[[str, str, str, dict[str, str]], None]
 """Publishes an event: type, action, actor's ID, attributes."""
+NETWORKS, SANDBOXES = "networks", "sandboxes"
+REAP_AFTER = 2.0
+"""Seconds the kernel has to destroy a namespace before its veths are deleted one by one, which is slow."""
+
+
+class RecordStore(Protocol):
+    """What the service needs of storage.records.Records."""
+
+    def load(self, kind: str) -> dict[str, dict[str, Any]]: ...
+
+    async def write(self, mutations: Sequence[Mutation]) -> None: ...
 
 
 class NetworkService:
@@ -18,40 +56,119 @@ class NetworkService:
 
     Lifecycle: `await start(live=ids of containers whose processes live)`, then any number of
     connect/disconnect, at last `await stop()`, which leaves running containers' networking in place.
+    Calls for one container are its engine's to serialise; different ones run side by side.
     """
 
-    def __init__(self, config: DaemonConfig, records: Any, emit: Emit) -> None:
-        raise NotImplementedError
+    def __init__(self, config: DaemonConfig, records: RecordStore, emit: Emit) -> None:
+        self._config = config
+        self._records = records
+        self._emit = emit
+        self._registry = Registry()
+        self._spaces: dict[str, AddressSpace] = {}
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._proxies: dict[str, list[proxy.Proxy]] = {}
+        self._busy: Counter[str] = Counter()
+        self._reapers: set[asyncio.TimerHandle] = set()
+        self._ports = PortAllocator(ipv6=config.userland_proxy and startup.has_ipv6())
+        self._worker = Worker()
+        self._kernel: Kernel
+        self._pool: Pool
 
     async def start(self, live: Collection[str] = ()) -> None:
         """Make or adopt bridges and firewall; drop all that belongs to containers not in `live`."""
-        raise NotImplementedError
+        config = self._config
+        self._kernel = await self._worker.run(
+            Kernel, config.identity, config.firewall_table, config.exec_root / "netns"
+        )
+        self._pool = Pool(self._worker, self._kernel)
+        records = self._records.load(NETWORKS), self._records.load(SANDBOXES)
+        routes = await self._worker.run(self._kernel.routed)
+        found = startup.plan(config, *records, live=live, routes=routes)
+        await self._records.write(
+            [Put(NETWORKS, network.id, network.record()) for network in found.changed]
+            + [Delete(SANDBOXES, container_id) for container_id in found.dead]
+        )
+        for network in found.networks:
+            self._registry.add(network)
+        self._sandboxes = dict(found.sandboxes)
+        await self._worker.run(startup.reconcile, self._kernel, found, forward=config.ip_forward)
+        self._spaces = startup.spaces(found)
+        for container_id, sandbox in self._sandboxes.items():
+            for bound in sandbox.bound:
+                if not self._ports.restore(bound):
+                    log.warning("port %s:%s of %s is in use", bound.host_ip, bound.host_port, sandbox.name)
+            self._serve(container_id)
+        bridge = self._registry.resolve("bridge")
+        self._pool.start(bridge.plan, self._spaces[bridge.id])
 
     async def stop(self) -> None:
-        """Drop the pool of spare namespaces, close sockets; containers keep their networking."""
-        raise NotImplementedError
+        """Drop the spare namespaces, close sockets; containers keep their networking.
+
+        With no container left the bridges and the table go as well; start() makes them again.
+        """
+        for timer in self._reapers:
+            timer.cancel()
+        await self._pool.stop()
+        for container_id in list(self._proxies):
+            self._unserve(container_id)
+        self._ports.close()
+        for sandbox in self._sandboxes.values():
+            if sandbox.namespace:
+                sandbox.namespace.close()
+        if not any(sandbox.namespace for sandbox in self._sandboxes.values()):
+            await self._worker.run(self._kernel.dissolve)
+        await self._worker.run(self._kernel.close)
+        self._worker.close()
 
     # containers
 
     def check(self, network: str, endpoint: EndpointSettings) -> str:
         """The ID of the network that an endpoint names, or Docker's error when it could never be joined."""
-        raise NotImplementedError
+        found = self._registry.resolve(network)
+        attach.check_endpoint(found, endpoint)
+        return found.id
 
     async def connect(self, container_id: str, request: AttachRequest) -> Attachment:
         """Join one network; the first call makes the sandbox. On error nothing of this call remains."""
-        raise NotImplementedError
+        network = self._registry.resolve(request.network)
+        before = self._sandboxes.get(container_id)
+        attach.check_endpoint(network, request.endpoint)
+        attach.check_join(network, before, request.container_name)
+        with self._using(network):
+            async with AsyncExitStack() as undo:
+                sandbox, interface = await self._sandbox(before, network, request, undo)
+                after = await self._join(sandbox, interface, network, request, undo, container_id)
+                self._sandboxes[container_id] = after
+                undo.pop_all()
+        self._serve(container_id)
+        self._announce("connect", network, container_id)
+        return after.attachment()
 
     async def disconnect(self, container_id: str, network: str | None = None) -> None:
         """Leave one network, or all and drop the sandbox. Idempotent without `network`."""
-        raise NotImplementedError
+        if network is not None:
+            await self._leave(container_id, self._registry.resolve(network))
+            return
+        sandbox = self._sandboxes.pop(container_id, None)
+        if sandbox is None:
+            return
+        self._unserve(container_id)
+        self._discard(sandbox)
+        await self._records.write([Delete(SANDBOXES, container_id)])
+        for endpoint in sandbox.endpoints:
+            self._announce("disconnect", self._registry.by_id(endpoint.network_id), container_id)
 
     def attachment(self, container_id: str) -> Attachment | None:
         """What connect() returned, now; also after a restart of the daemon for containers in `live`."""
-        raise NotImplementedError
+        sandbox = self._sandboxes.get(container_id)
+        return sandbox.attachment() if sandbox else None
 
-    def rename(self, container_id: str, name: str) -> None:
+    async def rename(self, container_id: str, name: str) -> None:
         """The container has a new name: name service and `network inspect` follow."""
-        raise NotImplementedError
+        sandbox = self._sandboxes.get(container_id)
+        if sandbox is not None:
+            sandbox.rename(container_id, name)
+            await self._records.write([Put(SANDBOXES, container_id, sandbox.record())])
 
     def etc_files(
         self,
@@ -66,23 +183,264 @@ class NetworkService:
 
         `links`: (container ID, names) of HostConfig.Links. For `container:X` use X's files instead.
         """
-        raise NotImplementedError
+        linked = [
+            (str(at.address.ip), " ".join(names))
+            for other, names in links
+            if (found := self._sandboxes.get(other))
+            and (gateway := found.gateway())
+            and (at := gateway.interface)
+        ]
+        return etcfiles.build(
+            self._config,
+            self._sandboxes.get(container_id),
+            hostname=hostname,
+            domainname=domainname,
+            host_config=host_config,
+            linked=linked,
+            host_gateway=self._registry.resolve("bridge").gateway,
+        )
 
     # networks (Docker's JSON)
 
     def list(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[dict[str, Any]]:
-        raise NotImplementedError
+        keep = catalogue.select(self._registry, filters or {}, self._in_use())
+        return [network.json({}) for network in keep]
 
-    def inspect(self, ref: str, *, verbose: bool = False, scope: str = "") -> dict[str, Any]:
-        raise NotImplementedError
+    def inspect(self, ref: str, *, scope: str = "") -> dict[str, Any]:
+        network = self._registry.resolve(ref)
+        if scope and scope != network.scope:
+            raise NotFound(f"network {ref} not found")
+        return network.json(catalogue.containers(network, self._sandboxes))
 
     async def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST /networks/create: {"Id", "Warning"}."""
-        raise NotImplementedError
+        routes = [network for _link, network in await self._worker.run(self._kernel.routed)]
+        network = catalogue.new(self._registry, body, self._config.default_address_pools, routes)
+        self._registry.add(network)
+        self._spaces[network.id] = network.space()
+        try:
+            await self._records.write([Put(NETWORKS, network.id, network.record())])
+            await self._worker.run(self._kernel.add_network, network.plan)
+        except BaseException:
+            self._registry.discard(network)
+            del self._spaces[network.id]
+            self._worker.later(self._kernel.remove_network, network.plan)
+            await self._records.write([Delete(NETWORKS, network.id)])
+            raise
+        self._announce("create", network)
+        return {"Id": network.id, "Warning": ""}
 
     async def remove(self, ref: str) -> None:
-        raise NotImplementedError
+        network = self._registry.resolve(ref)
+        catalogue.check_remove(network, self._sandboxes)
+        if self._busy[network.id]:
+            raise Forbidden(f"error while removing network: network {network.name} has active endpoints")
+        self._registry.discard(network)
+        del self._spaces[network.id]
+        await self._worker.run(self._kernel.remove_network, network.plan)
+        await self._records.write([Delete(NETWORKS, network.id)])
+        self._announce("destroy", network)
 
     async def prune(self, filters: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
         """{"NetworksDeleted": [names] or None}."""
-        raise NotImplementedError
+        gone = catalogue.prunable(self._registry, filters or {}, self._in_use())
+        for network in gone:
+            await self.remove(network.id)
+        return {"NetworksDeleted": [network.name for network in gone] or None}
+
+    # joining
+
+    async def _sandbox(
+        self, before: Sandbox | None, network: Network, request: AttachRequest, undo: AsyncExitStack
+    ) -> tuple[Sandbox, Interface | None]:
+        """The container's sandbox, and its interface in `network` if the spare has that already."""
+        if before is not None:
+            return before, None
+        sandbox = Sandbox(
+            id=new_id(),
+            key=str(self._config.exec_root / "netns" / "default"),
+            name=request.container_name,
+            hostname=request.hostname,
+            domainname=request.domainname,
+            namespace=None,
+        )
+        if network.driver == "host":
+            return sandbox, None
+        spare = await self._pool.take(plugged=self._plugged(network, request))
+        undo.callback(self._worker.later, self._kernel.drop_namespace, spare.namespace)
+        if spare.interface:
+            undo.callback(self._spaces[network.id].release, spare.interface.address.ip)
+        key = str(spare.namespace.path)
+        sandbox = replace(sandbox, id=spare.sandbox_id, key=key, namespace=spare.namespace)
+        if network.driver == "bridge":
+            wants = parse(request.bindings, request.exposed, publish_all=request.publish_all)
+            exposed = (*request.bindings, *request.exposed)
+            sandbox = replace(sandbox, wants=tuple(wants), exposed=exposed)
+        return sandbox, spare.interface
+
+    def _plugged(self, network: Network, request: AttachRequest) -> bool:
+        """Whether a spare on the default bridge, with its own address and MAC, will do."""
+        return network.name == "bridge" and not request.endpoint.get("MacAddress")
+
+    async def _join(
+        self,
+        sandbox: Sandbox,
+        interface: Interface | None,
+        network: Network,
+        request: AttachRequest,
+        undo: AsyncExitStack,
+        container_id: str,
+    ) -> Sandbox:
+        endpoint_id = new_id()
+        plugged = interface is not None
+        if network.driver == "bridge" and interface is None:
+            interface = self._place(sandbox, network, request.endpoint, endpoint_id, undo)
+        user_defined = network.driver == "bridge" and network.name != "bridge"
+        aliases = request.endpoint.get("Aliases") or ()
+        endpoint = Endpoint(
+            id=endpoint_id,
+            network_id=network.id,
+            network=network.name,
+            settings=request.endpoint,
+            names=dns_names(request.container_name, aliases, container_id[:12]) if user_defined else (),
+            interface=interface,
+            gateway="" if network.internal else network.gateway,
+            internal=network.internal,
+        )
+        after = attach.joined(sandbox, endpoint)
+        if after.gateway() and not after.bound:
+            after = replace(after, bound=self._reserve(after, endpoint, network, undo))
+        undo.push_async_callback(self._unrecord, container_id, self._sandboxes.get(container_id))
+        await self._records.write([Put(SANDBOXES, container_id, after.record())])
+        if interface is not None:
+            change = attach.join_change(sandbox, after, network, plugged=plugged)
+            if change is not None:
+                undo.callback(self._worker.later, self._kernel.revert, change)
+                try:
+                    await self._worker.run(self._kernel.attach, change)
+                except OSError as error:
+                    raise Internal(f"failed to join network {network.name}: {error.strerror}") from error
+        return after
+
+    def _place(
+        self,
+        sandbox: Sandbox,
+        network: Network,
+        settings: EndpointSettings,
+        endpoint_id: str,
+        undo: AsyncExitStack,
+    ) -> Interface:
+        """An address in the network, and names for the veth pair that will carry it."""
+        space = self._spaces[network.id]
+        wish = (settings.get("IPAMConfig") or {}).get("IPv4Address")
+        address = space.claim(IPv4Address(wish)) if wish else space.allocate()
+        undo.callback(space.release, address)
+        host, inner = attach.interface_name(sandbox, network, endpoint_id)
+        mac = settings.get("MacAddress") or mac_for(address)
+        return Interface(host, inner, space.interface(address), mac)
+
+    def _reserve(
+        self, sandbox: Sandbox, endpoint: Endpoint, network: Network, undo: AsyncExitStack
+    ) -> tuple[Bound, ...]:
+        """Host ports for all that the container publishes; all or none."""
+        gateway = sandbox.gateway()
+        if gateway is None or gateway.interface is None:
+            return ()
+        bound: list[Bound] = []
+        undo.callback(self._ports.release, bound)
+        for want in sandbox.wants:
+            asked = replace(want, host_ip=want.host_ip or network.plan.host_binding)
+            try:
+                bound += self._ports.reserve(asked, gateway.interface.address.ip)
+            except PortConflict as error:
+                raise Internal(
+                    "driver failed programming external connectivity on endpoint "
+                    f"{sandbox.name} ({endpoint.id}): {error}"
+                ) from error
+        return tuple(bound)
+
+    # leaving
+
+    async def _leave(self, container_id: str, network: Network) -> None:
+        before = self._sandboxes.get(container_id)
+        if before is None:
+            raise Forbidden(f"container {container_id} is not connected to network {network.name}")
+        endpoint = attach.check_leave(network, before, container_id)
+        after = attach.left(before, endpoint)
+        self._sandboxes[container_id] = after
+        self._unserve(container_id)
+        self._ports.release(set(before.bound) - set(after.bound))
+        await self._records.write([Put(SANDBOXES, container_id, after.record())])
+        change = attach.leave_change(before, after, endpoint)
+        if change is not None:
+            await self._worker.run(self._kernel.attach, change)
+        if endpoint.interface:
+            self._spaces[network.id].release(endpoint.interface.address.ip)
+        self._serve(container_id)
+        self._announce("disconnect", network, container_id)
+
+    def _discard(self, sandbox: Sandbox) -> None:
+        """Free a whole sandbox: what others may want at once, the rest by the worker in its order."""
+        interfaces = [one.interface for one in sandbox.endpoints if one.interface]
+        publications = sandbox.publications()
+        if sandbox.namespace is not None:
+            self._worker.later(self._kernel.release, sandbox.namespace, interfaces, publications)
+        self._ports.release(sandbox.bound)
+        for endpoint in sandbox.endpoints:
+            if endpoint.interface and endpoint.network_id in self._spaces:
+                self._spaces[endpoint.network_id].release(endpoint.interface.address.ip)
+        if interfaces:
+            self._reap_later([interface.host for interface in interfaces])
+
+    def _reap_later(self, names: Sequence[str]) -> None:
+        def reap() -> None:
+            self._reapers.discard(timer)
+            self._worker.later(self._kernel.reap, names)
+
+        timer = asyncio.get_running_loop().call_later(REAP_AFTER, reap)
+        self._reapers.add(timer)
+
+    # small parts
+
+    async def _unrecord(self, container_id: str, before: Sandbox | None) -> None:
+        """Put the record back to what it was before a failed join."""
+        undone = Put(SANDBOXES, container_id, before.record()) if before else Delete(SANDBOXES, container_id)
+        await self._records.write([undone])
+
+    def _serve(self, container_id: str) -> None:
+        """Start proxies on the sockets that hold the container's ports, towards its present address."""
+        self._unserve(container_id)
+        sandbox = self._sandboxes[container_id]
+        gateway = sandbox.gateway()
+        if not self._config.userland_proxy or gateway is None or gateway.interface is None:
+            return
+        proxies = []
+        for bound in sandbox.bound:
+            holder = self._ports.holder(bound)
+            served = proxy.serve(bound, holder, gateway.interface.address.ip) if holder else None
+            if served is not None:
+                proxies.append(served)
+        if proxies:
+            self._proxies[container_id] = proxies
+
+    def _unserve(self, container_id: str) -> None:
+        for served in self._proxies.pop(container_id, ()):
+            served.close()
+
+    @contextlib.contextmanager
+    def _using(self, network: Network) -> Iterator[None]:
+        """Keeps a network from being removed while someone joins it."""
+        self._busy[network.id] += 1
+        try:
+            yield
+        finally:
+            self._busy[network.id] -= 1
+
+    def _in_use(self) -> set[str]:
+        return {one.network_id for sandbox in self._sandboxes.values() for one in sandbox.endpoints}
+
+    def _announce(self, action: str, network: Network, container_id: str = "") -> None:
+        attributes = {"name": network.name, "type": network.driver}
+        if container_id:
+            attributes = {"container": container_id, **attributes}
+        self._emit("network", action, network.id, attributes)
