@@ -66,8 +66,8 @@ class Connection:
         """Sends `head` (status line and headers, whole) and takes the connection from the server."""
         protocol = self._protocol
         transport = protocol.transport
-        while transport.get_write_buffer_size() and not transport.is_closing():
-            await asyncio.sleep(0.001)  # an earlier, pipelined answer is still on its way
+        transport.set_write_buffer_limits(0)
+        await protocol.flow.drain()  # an earlier, pipelined answer may still be on its way
         if transport.is_closing():
             raise ClientGone
         if transport.get_extra_info("ssl_object") is not None:

@@ -111,7 +111,8 @@ async def start(call: Call) -> Response:
     length = call.header("content-length") or "0"
     if call.header("transfer-encoding") or (length.isdigit() and int(length) > 7):
         raise InvalidArgument(
-            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
+            "starting container with non-empty request body was deprecated since API v1.22 "
+            "and removed in v1.24"
         )
     keys = call.query.string("detachKeys") or None
     await call.engine.containers.start(call.path("id"), detach_keys=keys)

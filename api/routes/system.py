@@ -76,8 +76,8 @@ async def events(call: Call) -> Response:
     """What happens, as JSON lines; past events from `since`, live ones until `until` or for ever."""
     since, until = timestamp(call.query.string("since")), timestamp(call.query.string("until"))
     if since is not None and until is not None and until < since:
-        given = call.query.string("since"), call.query.string("until")
-        raise InvalidArgument("`since` time (%s) cannot be after `until` time (%s)" % given)
+        first, last = call.query.string("since"), call.query.string("until")
+        raise InvalidArgument(f"`since` time ({first}) cannot be after `until` time ({last})")
     if since is None and until is not None and until < time.time_ns():
         since = until  # nothing lies between: the stream is empty and ends
     filters = call.query.filters()
