@@ -1,9 +1,9 @@
 """The runtime's own error hierarchy; it imports nothing, so that the runtime stands alone.
 
-    RuntimeFailure
-    ├── SpecError      the OCI configuration asks for something malformed or unsupported; names the field
-    ├── LaunchError    the container's first process could not be made to run; has stage, errno, exit_code
-    └── StateError     the container (of `pyd-oci`) is not in the state the command needs
+RuntimeFailure
+├── SpecError      the OCI configuration asks for something malformed or unsupported; names the field
+├── LaunchError    the container's first process could not be made to run; has stage, errno, exit_code
+└── StateError     the container (of `pyd-oci`) is not in the state the command needs
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 
 Life of a child, as seen through `progress`:
 
-    spawn ──> [console] ──> [ready, only with gate] ──go()──> started        (execve has happened)
+    spawn ──> [console] ──> [hooks] ──go()──> [ready, only with gate] ──go()──> started        (execve has happened)
                   └────────────────┴──────────────────────> error          (then the child exits)
 
 The caller owns the child: it is the caller's direct child (waitid by `pidfd` gives the exit status), and
@@ -20,13 +20,23 @@ than dataclasses: importing `dataclasses` takes 20 ms, most of what `runc run` t
 
 from __future__ import annotations
 
+from _socket import MSG_CMSG_CLOEXEC, MSG_DONTWAIT
+
+from daemon.runtime import hardening, messages, namespaces, rootfs, sysctls
+from daemon.runtime.errors import LaunchError, SpecError
+from daemon.runtime.process import ProcessPlan, encode
+from daemon.runtime.spec import get_object, get_string
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket as Socket
-    from typing import Any, Literal
+    from typing import Literal
 
     from daemon.cgroups import Cgroup
-    from daemon.runtime.errors import LaunchError
+    from daemon.runtime.hooks import Hooks
+    from daemon.runtime.spec import Object
+
+_UNSUPPORTED = ("intelRdt", "memoryPolicy", "mountLabel", "netDevices")
 
 
 class Stdio:
@@ -52,6 +62,8 @@ class Progress:
     """One report of a child.
 
     kind "console": `fd` is the pty's master (close-on-exec, the receiver's to close);
+    kind "hooks":   namespaces and mounts exist; the caller runs `plan.hooks` of the kinds prestart and createRuntime,
+                    then `go`; only when the specification has such hooks;
     kind "ready":   everything is set up, the child waits for `go`;
     kind "started": execve has happened;
     kind "error":   `error` says what failed; the child has exited or is about to.
@@ -61,7 +73,7 @@ class Progress:
 
     def __init__(
         self,
-        kind: Literal["console", "ready", "started", "error"],
+        kind: Literal["console", "hooks", "ready", "started", "error"],
         fd: int = -1,
         error: LaunchError | None = None,
     ) -> None:
@@ -71,15 +83,62 @@ class Progress:
 class Plan:
     """A container's start, fully computed. Holds no descriptor; may be spawned more than once."""
 
+    __slots__ = (
+        "domainname", "hooks", "hooks_wait", "hostname", "keyring", "namespaces", "process", "root", "sysctls",
+    )  # fmt: skip
+
+    def __init__(self, spec: Object, bundle: str, *, pivot: bool, keyring: str) -> None:
+        linux = get_object(spec, "linux", "linux")
+        for name in _UNSUPPORTED:
+            if linux.get(name):
+                raise SpecError(f"linux.{name}", "is not supported")
+        self.namespaces = namespaces.plan(linux)
+        self.root = rootfs.plan(spec, self.namespaces, bundle, pivot=pivot)
+        self.process = ProcessPlan(get_object(spec, "process", "process"), linux)
+        self.hostname = self._uts_name(spec, "hostname")
+        self.domainname = self._uts_name(spec, "domainname")
+        self.sysctls = sysctls.plan(spec, self.namespaces)
+        self.keyring = f"_ses.{keyring}".encode()
+        self.hooks = _plan_hooks(spec)
+        self.hooks_wait = self.hooks is not None and self.hooks.has("prestart", "createRuntime")
+
+    def _uts_name(self, spec: Object, key: str) -> bytes:
+        name = encode(get_string(spec, key, key), key)
+        if name and not self.namespaces.has("uts"):
+            raise SpecError(key, "needs a UTS namespace of the container's own")
+        return name
+
     def describe(self) -> list[str]:
-        raise NotImplementedError
+        lines = self.namespaces.describe()
+        lines += [operation.describe() for operation in self.root.all()]
+        if self.hostname:
+            lines.append(f"set the host name {self.hostname.decode(errors='replace')}")
+        lines += [f"set /proc/{path} to {value.decode(errors='replace')!r}" for path, value in self.sysctls]
+        return lines + self.process.describe()
 
 
 class ExecPlan:
     """A further process' start in a running container. Holds no descriptor."""
 
+    __slots__ = ("flags", "keyring", "process")
+
+    def __init__(self, process: Object, spec: Object, keyring: str) -> None:
+        linux = get_object(spec, "linux", "linux")
+        self.flags = namespaces.plan(linux).flags()
+        self.process = ProcessPlan(process, linux)
+        self.keyring = f"_ses.{keyring}".encode()
+
     def describe(self) -> list[str]:
-        raise NotImplementedError
+        names = [kind for kind, flag in namespaces.KINDS.items() if self.flags & flag]
+        return [f"join the container's namespaces: {' '.join(names)}", *self.process.describe()]
+
+
+def _plan_hooks(spec: Object) -> Hooks | None:
+    if not spec.get("hooks"):
+        return None
+    from daemon.runtime import hooks
+
+    return hooks.plan(spec)
 
 
 def harden() -> None:
@@ -89,43 +148,93 @@ def harden() -> None:
     its mount, so that no container can write to the interpreter through /proc/self/exe (CVE-2019-5736),
     and makes the process undumpable, which its children inherit until they execve (CVE-2016-9962).
     """
-    raise NotImplementedError
+    hardening.harden()
 
 
-def prepare(spec: dict[str, Any], bundle: str) -> Plan:
-    """Compute a container's start from its OCI `config.json`; raises SpecError naming the field."""
-    raise NotImplementedError
+def prepare(spec: Object, bundle: str, *, pivot: bool = True, keyring: str | None = None) -> Plan:
+    """Compute a container's start from its OCI `config.json`; raises SpecError naming the field.
+
+    `keyring` names the container's session keyring, by default after the bundle's directory.
+    """
+    return Plan(spec, bundle, pivot=pivot, keyring=keyring or bundle.rstrip("/").rpartition("/")[2])
 
 
-def prepare_exec(process: dict[str, Any], spec: dict[str, Any], init_pid: int) -> ExecPlan:
-    """Compute the start of `process` (OCI) in the container of `spec` whose init is `init_pid`."""
-    raise NotImplementedError
+def prepare_exec(process: Object, spec: Object, keyring: str = "") -> ExecPlan:
+    """Compute the start of `process` (OCI) in a running container of `spec`."""
+    return ExecPlan(process, spec, keyring)
 
 
 def spawn(
-    plan: Plan, stdio: Stdio | None, *, cgroup: Cgroup | None, gate: bool = False, netns_fd: int | None = None
+    plan: Plan,
+    stdio: Stdio | None,
+    *,
+    cgroup: Cgroup | None,
+    gate: bool = False,
+    netns_fd: int | None = None,
+    listener: Socket | None = None,
+    preserve_fds: int = 0,
 ) -> Child:
     """Start the child. `stdio` is None when process.terminal is true.
 
     Writes id maps and puts the child into `cgroup` before init goes beyond its first steps. On any failure
     here nothing is left behind and LaunchError is raised. `netns_fd` replaces the network namespace of the
-    spec; the caller keeps and closes it.
+    spec; the caller keeps and closes it. `listener` (a listening SOCK_SEQPACKET socket) is a gate that outlives the
+    caller: the child goes on when somebody connects, and reports to that connection from then on.
     """
-    raise NotImplementedError
+    from daemon.runtime import spawning
+
+    return spawning.spawn(
+        plan, stdio, cgroup=cgroup, gate=gate, netns_fd=netns_fd, listener=listener, preserve_fds=preserve_fds
+    )
 
 
 def spawn_exec(
-    plan: ExecPlan, stdio: Stdio | None, *, init_pidfd: int, cgroup: Cgroup | None, gate: bool = False
+    plan: ExecPlan,
+    stdio: Stdio | None,
+    *,
+    init_pidfd: int,
+    cgroup: Cgroup | None,
+    gate: bool = False,
+    preserve_fds: int = 0,
 ) -> Child:
     """Start a further process in the container of `init_pidfd`; otherwise as `spawn`."""
-    raise NotImplementedError
+    from daemon.runtime import spawning
+
+    return spawning.spawn_exec(
+        plan, stdio, init_pidfd=init_pidfd, cgroup=cgroup, gate=gate, preserve_fds=preserve_fds
+    )
 
 
 def progress(child: Child) -> Progress | None:
     """One non-blocking read of `child.sync`; None when there is nothing yet. Call when it is readable."""
-    raise NotImplementedError
+    while True:
+        try:
+            message, ancillary, _, _ = child.sync.recvmsg(messages.LIMIT, 64, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            message, ancillary = b"", []
+        kind = message[:1]
+        if kind == messages.EXECUTE:
+            child.executing = True  # end of file from now on means that execve has happened
+            continue
+        if kind == messages.CONSOLE:
+            return Progress("console", fd=messages.received_descriptor(ancillary))
+        if kind == messages.READY:
+            return Progress("ready")
+        if kind == messages.HOOKS:
+            return Progress("hooks")
+        if kind == messages.ERROR:
+            return Progress("error", error=messages.decode_error(message))
+        if child.executing:
+            return Progress("started")
+        text = "the container's init process died before it could start the program"
+        return Progress("error", error=LaunchError(text, stage="init"))
 
 
 def go(child: Child) -> None:
-    """Let a child that reported "ready" go on to execve."""
-    raise NotImplementedError
+    """Let a child that reported "ready" (or "hooks") go on; harmless when it has died meanwhile."""
+    try:  # noqa: SIM105  (contextlib is not imported here: it costs 3 ms)
+        child.sync.send(messages.GO)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # `progress` will say so

@@ -17,6 +17,7 @@ from _ctypes import (
     FUNCFLAG_CDECL,
     FUNCFLAG_PYTHONAPI,
     FUNCFLAG_USE_ERRNO,
+    Array,
     CFuncPtr,
     _SimpleCData,
     addressof,
@@ -125,8 +126,10 @@ NR_PIDFD_SEND_SIGNAL = 424
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     _Integer = _SimpleCData[int]
+    _Buffer = Array[_SimpleCData[int]]
 else:
     _Integer = _SimpleCData
+    _Buffer = Array
 
 
 class _Long(_Integer):
@@ -151,6 +154,7 @@ _mount = _function("mount")
 _umount2 = _function("umount2")
 _setns = _function("setns")
 _unshare = _function("unshare")
+_fstatfs = _function("fstatfs")
 _sethostname = _function("sethostname")
 _setdomainname = _function("setdomainname")
 _personality = _function("personality")
@@ -304,3 +308,18 @@ def umount2(target: bytes, flags: int) -> None:
 
 def unshare(flags: int) -> None:
     _check(_unshare(flags))
+
+
+class _StatFs(_Buffer):
+    """Room for `struct statfs` (120 bytes on 64-bit), of which only f_type, the first word, is read."""
+
+    _type_ = _Long
+    _length_ = 32
+
+
+def fstatfs_type(fd: int) -> int:
+    """The file system's magic number (statfs(2)), e.g. 0x9fa0 of procfs."""
+    room = _StatFs()
+    _check(_fstatfs(fd, room))
+    magic: int = room[0]
+    return magic & 0xFFFFFFFF
