@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
     from typing import NoReturn
-else:
-    import _signal  # `signal` wraps it in enums, for 4 ms at import
 
     from daemon.runtime.launch import ExecPlan, Plan
     from daemon.runtime.process import ProcessPlan
+else:
+    import _signal  # `signal` wraps it in enums, for 4 ms at import
 
 _IFF_UP_RUNNING = 0x41
 _KEYRING_PERMISSIONS = 0x3F3F0000 | 0x080000  # possessor and user: all; user: search (keyctl(2))

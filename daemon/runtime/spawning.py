@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
     from typing import NoReturn
-else:
-    import _signal  # `signal` wraps it in enums, for 4 ms at import
 
     from daemon.cgroups import Cgroup
     from daemon.runtime.launch import ExecPlan, Plan, Stdio
     from daemon.runtime.process import ProcessPlan
+else:
+    import _signal  # `signal` wraps it in enums, for 4 ms at import
 
 _SIGCHLD = 17
 _ALL_SIGNALS = [number for number in range(1, 65) if number not in (32, 33)]  # the C library keeps two
