@@ -176,6 +176,7 @@ class _Channel:
         self._on_event = on_event
         self._on_close = on_close
         self.open = True
+        self.ended = asyncio.Event()
         self._loop.add_reader(sock.fileno(), self._readable)
 
     async def call(self, op: str, fds: tuple[int, ...] = (), **fields: Any) -> dict[str, Any]:
@@ -232,6 +233,7 @@ class _Channel:
         if not self.open:
             return
         self.open = False
+        self.ended.set()
         self._loop.remove_reader(self._connection.fileno())
         self._loop.remove_writer(self._connection.fileno())
         self._connection.close()
@@ -290,8 +292,7 @@ class RuntimeClient:
             if supervisor.open:
                 self._closed = False
                 raise
-        while supervisor.open:
-            await asyncio.sleep(0.002)
+        await supervisor.ended.wait()
         await self.close()
 
     async def _supervisor_channel(self) -> _Channel:
@@ -337,7 +338,9 @@ class RuntimeClient:
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ]
         environment = {name: os.environ[name] for name in ("PATH", "LANG", "PYD_DEBUG") if name in os.environ}
-        pid = os.posix_spawn(sys.executable, argv, environment, file_actions=actions, setsid=True)
+        pid = os.posix_spawn(  # noqa: ASYNC221 - returns at once
+            sys.executable, argv, environment, file_actions=actions, setsid=True
+        )
         await asyncio.to_thread(os.waitpid, pid, 0)
 
     def _lost(self) -> None:

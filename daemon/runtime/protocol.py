@@ -153,10 +153,8 @@ def peer_allowed(sock: socket.socket) -> bool:
 
 def listen(path: str) -> socket.socket:
     """A listening SOCK_SEQPACKET socket at `path`, for our own user only; replaces a stale one."""
-    try:
+    if os.path.lexists(path):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mask = os.umask(0o177)
     try:

@@ -1,0 +1,95 @@
+"""The supervisor's children: who waits for which, and blocking work done by a child.
+
+SIGCHLD wakes the loop through a pipe (signal.set_wakeup_fd). All that is dead is reaped at once, also
+orphans that fell to us as subreaper, which nobody waits for. A foreign runtime's container is such an
+orphan at first: its end may come before we know its pid, so ends of strangers are remembered for as long
+as somebody is `curious`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from daemon.runtime.loop import IN
+from daemon.runtime.protocol import close_all
+from daemon.runtime.tasks import Future
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon.runtime.loop import Loop
+
+
+class WorkFailed(Exception):
+    """What was done in a child raised; the text is that of its exception."""
+
+
+class Children:
+    def __init__(self, loop: Loop) -> None:
+        self._expected: dict[int, Callable[[int], None]] = {}
+        self._strangers: dict[int, int] = {}
+        self.curious = 0
+        self._pipe, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        loop.add(self._pipe, IN, self._woken)
+
+    def expect(self, pid: int, callback: Callable[[int], None]) -> None:
+        """`callback(wait status)` when the child `pid` has ended; at once if it has."""
+        status = self._strangers.pop(pid, None)
+        if status is not None:
+            callback(status)
+        else:
+            self._expected[pid] = callback
+
+    def exited(self, pid: int) -> Future:
+        """A future of the wait status."""
+        future = Future()
+        self.expect(pid, future.set)
+        return future
+
+    def _woken(self, events: int) -> None:
+        os.read(self._pipe, 4096)
+        self.reap()
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            callback = self._expected.pop(pid, None)
+            if callback is not None:
+                callback(status)
+            elif self.curious:
+                self._strangers[pid] = status
+        if not self.curious:
+            self._strangers.clear()
+
+    async def offload(self, work: Callable[[], object]) -> None:
+        """Does blocking work (freezing a cgroup) in a forked child. Raises WorkFailed with its error's text."""
+        read, write = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_work(work, write))
+        os.close(write)
+        try:
+            status = await self.exited(pid)
+            if status:
+                raise WorkFailed(os.read(read, 4096).decode("utf-8", "replace") or f"wait status {status}")
+        finally:
+            close_all([read])
+
+
+def _work(work: Callable[[], object], write: int) -> int:
+    signal.set_wakeup_fd(-1)
+    try:
+        work()
+    except Exception as error:
+        os.write(write, str(error).encode("utf-8", "replace")[:4096])
+        return 1
+    return 0

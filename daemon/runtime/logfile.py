@@ -1,0 +1,247 @@
+"""Log files with rotation: where the keeper puts what containers print.
+
+Model
+    `path` is written, `path.1` ... `path.N-1` (`.gz` where compressed) are older, 1 the youngest.
+    Rotation is due when the file has reached `max-size` *before* an entry is written (moby
+    daemon/logger/loggerutils/logfile.go), so a file may exceed it by one entry.
+
+Crash safety
+    Shifting names starts at the first hole, so that a rotation which was cut short is finished by the
+    next, and nothing is dropped twice. Compression happens in a process of its own, into `path.1.gz.tmp`,
+    renamed when complete; only then `path.1` goes. Found at opening, a left-over `path.1` is compressed.
+
+While a file is being compressed the next rotation waits, as Docker's does; `LogFile.blocked` then tells
+the keeper not to read more of this container's output until `on_ready`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from daemon.runtime.loglines import JsonEncoder, Lines, LocalEncoder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from daemon.runtime.loglines import Encoder
+
+    Watch = Callable[[int, Callable[[], None]], None]
+
+COMPRESS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compress.py")
+_UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
+ATTRIBUTE = "attrs:"
+
+
+class LogError(Exception):
+    """A log option is wrong or the file cannot be opened."""
+
+
+def parse_size(text: str) -> int:
+    """Go-units' FromHumanSize: decimal units, "10m" is 10,000,000."""
+    word = text.strip().lower()
+    number = word.rstrip("bkmgtpi ")
+    unit = word[len(number) :].strip().removesuffix("b").removesuffix("i")
+    try:
+        size = int(float(number) * _UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise LogError(f"invalid size: '{text}'") from None
+    if size <= 0:
+        raise LogError("max-size must be a positive number")
+    return size
+
+
+def _number(options: dict[str, str], name: str, default: int) -> int:
+    try:
+        value = int(options.get(name, default))
+    except ValueError:
+        raise LogError(f"invalid {name}: {options[name]!r}") from None
+    if value < 1:
+        raise LogError(f"{name} cannot be less than 1")
+    return value
+
+
+class LogFile:
+    """An append-only file with rotation. `watch(fd, callback)` calls back once when `fd` turns readable."""
+
+    __slots__ = (
+        "_backlog",
+        "_capacity",
+        "_compress",
+        "_compressor",
+        "_fd",
+        "_files",
+        "_path",
+        "_watch",
+        "failed",
+        "inode",
+        "on_ready",
+        "size",
+    )
+
+    def __init__(self, path: str, *, capacity: int, files: int, compress: bool, watch: Watch) -> None:
+        self._path = path
+        self._capacity = capacity
+        self._files = files
+        self._compress = compress and files > 1
+        self._watch = watch
+        self._compressor = 0
+        self._backlog: list[tuple[bytes, Encoder]] = []
+        self.failed = 0
+        self.on_ready: Callable[[], None] = lambda: None
+        self._open(os.O_APPEND)
+        if self._compress and os.path.exists(f"{path}.1"):
+            self._start_compressor()
+
+    def _open(self, flags: int) -> None:
+        try:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o640)
+        except OSError as error:
+            raise LogError(f"failed to open log file {self._path}: {error.strerror}") from error
+        status = os.fstat(self._fd)
+        self.size, self.inode = status.st_size, status.st_ino
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    @property
+    def blocked(self) -> bool:
+        """Entries wait for a compressor to end."""
+        return bool(self._backlog)
+
+    def write(self, batch: bytes, encoder: Encoder) -> None:
+        """Appends entries, rotating between them as needed; one write per file touched."""
+        if self._backlog:
+            self._backlog.append((batch, encoder))
+            return
+        while batch:
+            if self.size >= self._capacity > 0:
+                if self._compressor:
+                    self._backlog.append((batch, encoder))
+                    return
+                self._rotate()
+            if self._capacity <= 0 or self.size + len(batch) < self._capacity:
+                self._append(batch)
+                return
+            cut = encoder.boundary(batch, self._capacity - self.size - 1)
+            self._append(batch[:cut])
+            batch = batch[cut:]
+
+    def _append(self, batch: bytes) -> None:
+        """All or nothing: on a full disk the entries are dropped (as Docker does), never half of one."""
+        done = 0
+        try:
+            while done < len(batch):
+                done += os.write(self._fd, batch[done:] if done else batch)
+        except OSError as error:
+            if not self.failed:
+                print(f"pyd-keeper: write {self._path}: {error.strerror}", file=sys.stderr, flush=True)
+            self.failed += 1
+            if done:
+                os.ftruncate(self._fd, self.size)
+            return
+        self.failed = 0
+        self.size += done
+
+    def truncate(self, size: int) -> None:
+        """Undoes what was written beyond `size` (recovery of a write that was cut short)."""
+        if size < self.size:
+            os.ftruncate(self._fd, size)
+            self.size = size
+
+    def _rotate(self) -> None:
+        os.close(self._fd)
+        try:
+            if self._files > 1:
+                self._shift()
+                os.rename(self._path, f"{self._path}.1")
+            else:
+                os.unlink(self._path)
+        except OSError as error:
+            print(f"pyd-keeper: rotate {self._path}: {error.strerror}", file=sys.stderr, flush=True)
+        self._open(os.O_TRUNC | os.O_APPEND)
+        if self._compress:
+            self._start_compressor()
+
+    def _names(self, number: int) -> list[str]:
+        names = [f"{self._path}.{number}", f"{self._path}.{number}.gz"]
+        return [name for name in names if os.path.exists(name)]
+
+    def _shift(self) -> None:
+        """Makes room for a new `path.1`: moves everything before the first hole up by one."""
+        hole = 1
+        while hole < self._files and self._names(hole):
+            hole += 1
+        if hole == self._files:
+            hole -= 1
+            for name in self._names(hole):
+                os.unlink(name)
+        for number in range(hole - 1, 0, -1):
+            for name in self._names(number):
+                os.rename(name, f"{self._path}.{number + 1}{'.gz' if name.endswith('.gz') else ''}")
+
+    def _start_compressor(self) -> None:
+        argv = [sys.executable, "-I", "-S", COMPRESS, f"{self._path}.1"]
+        try:
+            self._compressor = os.posix_spawn(sys.executable, argv, {})
+            pidfd = os.pidfd_open(self._compressor)
+        except OSError as error:
+            print(f"pyd-keeper: compress {self._path}.1: {error.strerror}", file=sys.stderr, flush=True)
+            self._compressor = 0
+            return
+        self._watch(pidfd, self._compressed)
+
+    def _compressed(self) -> None:
+        os.waitpid(self._compressor, 0)
+        self._compressor = 0
+        backlog, self._backlog = self._backlog, []
+        for batch, encoder in backlog:
+            self.write(batch, encoder)
+        if not self._backlog:
+            self.on_ready()
+
+    def close(self) -> None:
+        """Writes what waits (over-long rather than lost) and closes."""
+        for batch, _ in self._backlog:
+            self._append(batch)
+        self._backlog = []
+        os.close(self._fd)
+
+
+class Log:
+    """The log of one container: its file and the encoders of its streams."""
+
+    __slots__ = ("_encode", "attributes", "file")
+
+    def __init__(self, file: LogFile, encode: type[JsonEncoder | LocalEncoder], attributes: dict[str, str]):
+        self.file = file
+        self._encode = encode
+        self.attributes = attributes
+
+    def stream(self, name: str) -> tuple[Lines, Encoder]:
+        """What cuts and encodes the stream `name`: "stdout" or "stderr"."""
+        encoder = self._encode(name, self.attributes)
+        return Lines(encoder), encoder
+
+
+def open_log(spec: dict[str, Any] | None, watch: Watch) -> Log | None:
+    """The log that `spec` ({driver, path, options}) asks for; None for no log. Raises LogError."""
+    if spec is None or spec["driver"] == "none":
+        return None
+    driver, options = spec["driver"], spec["options"]
+    if driver not in ("json-file", "local"):
+        raise LogError(f"logger: no log driver named '{driver}' is registered")
+    local = driver == "local"
+    known = {name: value for name, value in options.items() if value != "" and not name.startswith(ATTRIBUTE)}
+    capacity = parse_size(known["max-size"]) if "max-size" in known else 20 * 1024 * 1024 if local else -1
+    files = _number(known, "max-file", 5 if local else 1)
+    compress = known.get("compress", "true" if local else "false").lower() in ("1", "t", "true")
+    if compress and not local and (files < 2 or capacity < 0):
+        raise LogError("compress cannot be true when max-file is less than 2 or max-size is not set")
+    file = LogFile(spec["path"], capacity=capacity, files=files, compress=compress, watch=watch)
+    size = len(ATTRIBUTE)
+    attributes = {name[size:]: value for name, value in options.items() if name.startswith(ATTRIBUTE)}
+    return Log(file, LocalEncoder if local else JsonEncoder, attributes)
