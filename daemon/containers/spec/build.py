@@ -114,7 +114,7 @@ def init_binary() -> str:
 
 
 def rlimits(container: Container, config: DaemonConfig) -> list[dict[str, Any]]:
-    limits = {name: pair for name, pair in config.default_ulimits.items()}
+    limits = dict(config.default_ulimits)
     for ulimit in container.host.get("Ulimits") or []:
         limits[ulimit.get("Name", "")] = (ulimit.get("Soft", 0), ulimit.get("Hard", 0))
     unlimited = (1 << 64) - 1

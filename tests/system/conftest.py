@@ -1,0 +1,79 @@
+"""Fixtures on the real kernel: a running pydd with a busybox image, a registry, a Debian image."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system import images
+from tests.system.host import Host
+
+
+@pytest.fixture(scope="session")
+def busybox_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file system of the machine's static busybox, as a tar."""
+    return images.busybox(tmp_path_factory.mktemp("busybox"))
+
+
+@pytest.fixture(scope="session")
+def host(busybox_tar: Path) -> Iterator[Host]:
+    """One pydd for all tests that don't harm it, with `busybox:latest` imported."""
+    with tempfile.TemporaryDirectory(prefix="pyd-") as directory:
+        running = Host(Path(directory))
+        running.start()
+        try:
+            load_busybox(running, busybox_tar)
+            yield running
+        finally:
+            running.undo()
+
+
+@pytest.fixture
+def own_host(busybox_tar: Path) -> Iterator[Host]:
+    """A pydd of the test's own, to kill and restart."""
+    with tempfile.TemporaryDirectory(prefix="pyd-") as directory:
+        running = Host(Path(directory))
+        running.start()
+        try:
+            load_busybox(running, busybox_tar)
+            yield running
+        finally:
+            running.undo()
+
+
+@pytest.fixture
+def pyd_host(host: Host) -> str:
+    """The address of a running pydd, for clients."""
+    return host.url
+
+
+@pytest.fixture(autouse=True)
+def no_containers_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test removes its containers; what it forgot is removed here, so that tests don't meet."""
+    yield
+    if "host" in request.fixturenames:
+        running: Host = request.getfixturevalue("host")
+        if running.process and running.process.poll() is None:
+            ids = running.docker("ps", "-aq").split()
+            if ids:
+                running.docker("rm", "-f", "-v", *ids)
+
+
+def load_busybox(running: Host, tar: Path) -> None:
+    running.docker("import", "--change", 'CMD ["sh"]', str(tar), "busybox:latest")
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`127.0.0.1:PORT` of a docker-registry."""
+    with images.registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def debian(registry: str) -> str:
+    """A Debian that nobody here made by hand, pushed with skopeo: `127.0.0.1:PORT/debian:test`."""
+    return images.push_debian(registry)

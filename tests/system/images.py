@@ -1,0 +1,136 @@
+"""Images that the tests make: no registry is reachable from here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+CACHE = Path(os.environ.get("PYD_TEST_CACHE", "/var/tmp/pyd-test-cache"))
+SUITE = "bookworm"
+
+
+def busybox(directory: Path) -> Path:
+    """A tar with /bin/busybox and a link for each of its applets."""
+    tree = directory / "tree"
+    for name in ("bin", "etc", "root", "home"):
+        (tree / name).mkdir(parents=True)
+    for name, mode in (("tmp", 0o1777), ("var/tmp", 0o1777)):
+        (tree / name).mkdir(parents=True)
+        (tree / name).chmod(mode)
+    shutil.copy("/bin/busybox", tree / "bin" / "busybox")
+    applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
+    for applet in applets:
+        if applet != "busybox":
+            (tree / "bin" / applet).symlink_to("busybox")
+    (tree / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n")
+    (tree / "etc" / "group").write_text("root:x:0:\nwheel:x:10:root\nuser:x:1000:\nstaff:x:50:user\n")
+    target = directory / "busybox.tar"
+    with tarfile.open(target, "w") as archive:
+        archive.add(tree, arcname=".", filter=_owned_by_root)
+    return target
+
+
+def _owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    return entry
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def registry(directory: Path) -> Iterator[str]:
+    """docker-registry (Debian's package) on a free port of 127.0.0.1."""
+    port = free_port()
+    config = directory / "config.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {directory}/data}}\n"
+        f"  delete: {{enabled: true}}\nhttp: {{addr: 127.0.0.1:{port}}}\n"
+    )
+    with open(directory / "log", "wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/"):
+                break
+            time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def debian_layout() -> Path:
+    """An OCI layout with Debian `minbase` in three layers, made once and kept in the cache."""
+    layout = CACHE / f"debian-{SUITE}-oci"
+    if (layout / "index.json").exists():
+        return layout
+    CACHE.mkdir(parents=True, exist_ok=True)
+    work = CACHE / f"making-{os.getpid()}"
+    try:
+        _make_debian(work)
+        with contextlib.suppress(OSError):
+            (work / "oci").rename(layout)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return layout
+
+
+def _make_debian(work: Path) -> None:
+    root = work / "root"
+    root.mkdir(parents=True)
+    command = ["debootstrap", "--variant=minbase", "--no-check-gpg", SUITE, str(root)]
+    result = subprocess.run([*command, *_mirror()], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    image = f"{work / 'oci'}:test"
+    _run("umoci", "init", "--layout", str(work / "oci"))
+    _run("umoci", "new", "--image", image)
+    _run("umoci", "unpack", "--image", image, str(work / "bundle"))
+    rootfs = work / "bundle" / "rootfs"
+    rootfs.rmdir()
+    root.rename(rootfs)
+    _run("umoci", "repack", "--image", image, str(work / "bundle"))
+    for number, name in enumerate(("etc/layer-two", "opt/layer-three")):
+        shutil.rmtree(work / "bundle")
+        _run("umoci", "unpack", "--image", image, str(work / "bundle"))
+        (rootfs / name).parent.mkdir(exist_ok=True)
+        (rootfs / name).write_text(f"layer {number + 2}\n")
+        shutil.rmtree(rootfs / "var/cache/apt", ignore_errors=True)
+        _run("umoci", "repack", "--image", image, str(work / "bundle"))
+    _run("umoci", "config", "--image", image, "--config.cmd", "/bin/bash", "--config.env", "LANG=C.UTF-8")
+
+
+def _mirror() -> list[str]:
+    """The first mirror that this machine's apt is set up with; none leaves debootstrap its default."""
+    for path in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
+        if not path.is_file():
+            continue
+        for line in path.read_text().splitlines():
+            words = [w for w in line.split() if not w.startswith("[") and not w.endswith("]")]
+            if words[:1] == ["deb"] and "security" not in line:
+                return [words[1]]
+            if words[:1] == ["URIs:"] and "security" not in line:
+                return [words[1]]
+    return []
+
+
+def push_debian(address: str) -> str:
+    _run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{debian_layout()}:test", f"docker://{address}/debian:test")
+    return f"{address}/debian:test"
+
+
+def _run(*command: str) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{command}: {result.stderr}"
