@@ -1,5 +1,3 @@
-# pathlib objects cost several times the system calls made here.
-# ruff: noqa: PTH102, PTH106, PTH116, PTH120
 """Reading and writing the one-value files of a cgroup file system.
 
 Plain `os.open`/`os.read` and not `open()`: a file object costs ten times the system calls here, and a

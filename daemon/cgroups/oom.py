@@ -1,5 +1,3 @@
-# pathlib objects cost several times the system calls made here.
-# ruff: noqa: PTH110
 """Being told of a lack of memory: a descriptor to poll, in both hierarchies.
 
     v1   an eventfd registered in `cgroup.event_control` for `memory.oom_control`

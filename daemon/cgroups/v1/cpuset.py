@@ -1,5 +1,3 @@
-# pathlib objects cost several times the system calls made here.
-# ruff: noqa: PTH120
 """The v1 cpuset controller: which processors and memory nodes
 (Documentation/admin-guide/cgroup-v1/cpusets.rst).
 

@@ -1,5 +1,3 @@
-# pathlib objects cost several times the system calls made here.
-# ruff: noqa: PTH106
 """A cgroup on v1 or hybrid: one directory in each mounted hierarchy, one file of this package per controller.
 
 In hybrid the v2 tree gets a directory too. It limits nothing, but it gives `cgroup.kill`, pressure

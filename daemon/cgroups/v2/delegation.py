@@ -1,5 +1,3 @@
-# pathlib objects cost several times the system calls made here.
-# ruff: noqa: PTH102, PTH106, PTH116, PTH119, PTH120, PTH208
 """Passing controllers down a v2 tree (cgroup-v2.rst, "Enabling and Disabling", "No Internal Process").
 
 A controller works in a cgroup only when each cgroup above lists it in `cgroup.subtree_control`, and a
@@ -34,6 +32,8 @@ def delegate(root: str, path: str, required: frozenset[str]) -> list[str]:
     made: list[str] = []
     directory = root
     parts = path.split("/")
+    if _passes_everything("/".join([root, *parts[:-1]])):
+        return made
     try:
         for part in parts[:-1]:
             enable(directory, required)
@@ -48,6 +48,13 @@ def delegate(root: str, path: str, required: frozenset[str]) -> list[str]:
             raise CgroupError.of("mkdir", directory, error) from error
         raise
     return made
+
+
+def _passes_everything(directory: str) -> bool:
+    """The usual case, two reads: the parent is there and passes on whatever it has."""
+    available = files.read_optional(f"{directory}/cgroup.controllers")
+    passed = files.read_optional(f"{directory}/cgroup.subtree_control")
+    return bool(available) and set((available or "").split()) <= set((passed or "").split())
 
 
 def remove(directories: list[str]) -> None:

@@ -1,5 +1,3 @@
-# pathlib objects cost several times the system calls made here.
-# ruff: noqa: PTH102
 """A cgroup on the unified hierarchy: one directory, one file of this package per controller."""
 
 from __future__ import annotations
