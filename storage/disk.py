@@ -78,4 +78,4 @@ def write_aside(path: Path, data: bytes) -> None:
         write_all(fd, data)
     finally:
         os.close(fd)
-    os.rename(aside, path)  # noqa: PTH104 - a hot path; Path objects cost more than the call
+    os.rename(aside, path)

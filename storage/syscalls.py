@@ -67,7 +67,7 @@ def chmod_descriptor(fd: int, mode: int) -> None:
     code = ctypes.get_errno()
     if code != errno.ENOSYS:
         raise OSError(code, os.strerror(code))
-    os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101 - a descriptor, not a path
+    os.chmod(f"/proc/self/fd/{fd}", mode)
 
 
 def fsopen(kind: str) -> int:

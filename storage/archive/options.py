@@ -23,10 +23,10 @@ def is_whiteout(found: os.stat_result) -> bool:
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
 
 
-def is_opaque(path: str, attribute: str) -> bool:
+def is_opaque(directory: str | int, attribute: str) -> bool:
     """Whether a directory hides what lower layers have in it."""
     try:
-        return os.getxattr(path, attribute, follow_symlinks=False) == b"y"
+        return os.getxattr(directory, attribute, follow_symlinks=isinstance(directory, int)) == b"y"
     except OSError:  # no such attribute, or a file system without
         return False
 

@@ -1,5 +1,6 @@
 """Trees as chains of differences: see interface.py for the model."""
 
+from storage.snapshots.copy import CopySnapshotter
 from storage.snapshots.interface import (
     Change,
     ChangeKind,
@@ -9,15 +10,18 @@ from storage.snapshots.interface import (
     Snapshotter,
     Usage,
 )
+from storage.snapshots.mounts import mounted
 from storage.snapshots.overlay import OverlaySnapshotter
 
 __all__ = [
     "Change",
     "ChangeKind",
+    "CopySnapshotter",
     "Kind",
     "OverlayMount",
     "OverlaySnapshotter",
     "Snapshot",
     "Snapshotter",
     "Usage",
+    "mounted",
 ]

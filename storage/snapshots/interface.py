@@ -62,6 +62,8 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from storage.streams import Writable
+
 
 class Kind(StrEnum):
     ACTIVE = "active"
@@ -140,12 +142,6 @@ class OverlayMount:
         return {"overlay": overlay}
 
 
-class Writable(Protocol):
-    """Where archives go: a file, a pipe's file object, anything with a write that takes all it is given."""
-
-    def write(self, data: bytes, /) -> object: ...
-
-
 class Snapshotter(Protocol):
     """See the module's text for the model. NotFound is raised for a key that is not there."""
 
@@ -190,11 +186,17 @@ class Snapshotter(Protocol):
         ...
 
     def overlay(self, key: str) -> OverlayMount:
-        """How to see the snapshot (of any kind) as a tree; committed ones are seen read-only."""
+        """How to see an active snapshot or a view as a tree.
+
+        Of a committed one where that costs nothing (overlay), else InvalidArgument: take a view.
+        """
         ...
 
     def layer_dir(self, key: str) -> Path:
-        """The directory holding the snapshot's own files, in overlay's form; where a layer is unpacked to."""
+        """The directory holding the snapshot's own files, in overlay's form; where a layer is unpacked to.
+
+        Only for committed snapshots and for active ones without parent everywhere.
+        """
         ...
 
     def changes(self, key: str) -> list[Change]:

@@ -1,0 +1,149 @@
+"""What the overlay and the copying snapshotter have in common: everything but how a tree is put together."""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from storage import disk, failpoints, trees
+from storage.errors import Conflict, InvalidArgument
+from storage.snapshots.index import Index, Record, labels_of
+from storage.snapshots.interface import Change, Kind, OverlayMount, Snapshot, Usage
+from storage.streams import Writable
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class DirectorySnapshotter(ABC):
+    """Snapshots as numbered directories; see interface.py for what each method promises."""
+
+    def __init__(self, root: Path, *, userxattr: bool = False) -> None:
+        """`userxattr` when overlays are mounted in a user namespace (rootless)."""
+        self.root = root
+        self._userxattr = userxattr
+        self._index = Index.open(root)
+
+    def prepare(self, key: str, parent: str | None, *, labels: Mapping[str, str] | None = None) -> Snapshot:
+        snapshot = Snapshot(key, Kind.ACTIVE, parent, time.time_ns(), labels_of(labels))
+        with self._index.adding(snapshot) as directory:
+            self._make_tree(directory, parent)
+        return snapshot
+
+    def view(self, key: str, parent: str, *, labels: Mapping[str, str] | None = None) -> Snapshot:
+        snapshot = Snapshot(key, Kind.VIEW, parent, time.time_ns(), labels_of(labels))
+        with self._index.adding(snapshot) as directory:
+            self._make_view(directory, parent)
+        return snapshot
+
+    def commit(
+        self, name: str, key: str, *, parent: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> Snapshot:
+        with self._index.lock:
+            record = self._index.get(key)
+            if record.snapshot.kind is not Kind.ACTIVE:
+                raise Conflict(f"snapshot {key} is {record.snapshot.kind} and cannot be committed")
+            self._index.check_free(name)
+            parent = parent if parent is not None else record.snapshot.parent
+            if parent is not None:
+                self._index.committed(parent)
+            snapshot = Snapshot(
+                name,
+                Kind.COMMITTED,
+                parent,
+                record.snapshot.created,
+                labels_of(labels) or record.snapshot.labels,
+            )
+            self._before_commit(record, parent)
+            failpoints.hit("snapshots.commit")
+            self._index.replace(key, Record(record.number, snapshot, unsynced=self._index.boot))
+            self._after_commit(record)
+        failpoints.hit("snapshots.committed")
+        return snapshot
+
+    def remove(self, key: str) -> None:
+        failpoints.hit("snapshots.remove")
+        self._index.remove(key)
+
+    def stat(self, key: str) -> Snapshot:
+        return self._index.get(key).snapshot
+
+    def exists(self, key: str) -> bool:
+        return key in self._index.records
+
+    def walk(self) -> Iterator[Snapshot]:
+        with self._index.lock:
+            snapshots = [record.snapshot for record in self._index.records.values()]
+        return iter(snapshots)
+
+    def chain(self, key: str) -> tuple[str, ...]:
+        return tuple(record.snapshot.key for record in self._index.chain(key))
+
+    def usage(self, key: str) -> Usage:
+        record = self._index.get(key)
+        if record.usage is not None:
+            return record.usage
+        if record.snapshot.kind is Kind.VIEW:
+            return Usage(0, 0)
+        fd = os.open(self._files(record), _DIRECTORY)
+        try:
+            usage = Usage(*trees.measure(fd))
+        finally:
+            os.close(fd)
+        if record.snapshot.kind is Kind.COMMITTED:
+            self._index.remember_usage(record, usage)
+        return usage
+
+    def layer_dir(self, key: str) -> Path:
+        record = self._index.get(key)
+        if record.snapshot.kind is Kind.VIEW:
+            raise InvalidArgument(f"snapshot {key} is a view and has no files of its own")
+        return Path(self._files(record))
+
+    def sync(self) -> None:
+        unsynced = self._index.unsynced()
+        if unsynced:
+            disk.sync_filesystem(self.root)
+            self._index.mark_synced(unsynced)
+            disk.sync_filesystem(self.root)  # the marks; little is left to write
+
+    def purge(self) -> int:
+        trash = os.open(self.root / "trash", _DIRECTORY)
+        try:
+            names = os.listdir(trash)
+            for name in names:
+                trees.remove(name, dir_fd=trash)
+        finally:
+            os.close(trash)
+        return len(names)
+
+    @abstractmethod
+    def overlay(self, key: str) -> OverlayMount: ...
+
+    @abstractmethod
+    def changes(self, key: str) -> list[Change]: ...
+
+    @abstractmethod
+    def diff(self, key: str, out: Writable) -> None: ...
+
+    @abstractmethod
+    def _make_tree(self, directory: str, parent: str | None) -> None:
+        """Fills a new active snapshot's directory."""
+
+    def _make_view(self, directory: str, parent: str) -> None:  # noqa: B027
+        """Fills a new view's directory; nothing, where the parents can be seen as they are."""
+
+    def _before_commit(self, record: Record, parent: str | None) -> None:  # noqa: B027
+        """Makes `fs` hold the snapshot's own files in overlay's form, if it doesn't yet."""
+
+    def _after_commit(self, record: Record) -> None:  # noqa: B027
+        """Discards what only an active snapshot needs. A crash in front of it leaves it lying there, unused."""
+
+    def _files(self, record: Record) -> str:
+        return f"{self._index.directory(record)}/fs"
+
+    def _layers(self, key: str | None) -> list[str]:
+        """The directories of a committed snapshot and its ancestors, topmost first."""
+        return [self._files(record) for record in self._index.chain(key)]
