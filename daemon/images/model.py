@@ -1,11 +1,11 @@
 """The nouns of the image service.
 
-    reference   what a user types: `busybox`, `localhost:5000/a/b:1`, `x@sha256:..`
-    image       a configuration (JSON, its SHA-256 is the image's ID) over a stack of layers
-    layer       one tar of changes; its diff ID is the digest of the uncompressed tar
-    chain ID    the name of a layer together with all layers under it (OCI image-spec, "Layer ChainID")
-    manifest    what a registry calls an image: digests of a configuration and of compressed layers
-    repo digest the name `repository@manifest digest` that a pull or push left behind
+reference   what a user types: `busybox`, `localhost:5000/a/b:1`, `x@sha256:..`
+image       a configuration (JSON, its SHA-256 is the image's ID) over a stack of layers
+layer       one tar of changes; its diff ID is the digest of the uncompressed tar
+chain ID    the name of a layer together with all layers under it (OCI image-spec, "Layer ChainID")
+manifest    what a registry calls an image: digests of a configuration and of compressed layers
+repo digest the name `repository@manifest digest` that a pull or push left behind
 """
 
 from __future__ import annotations
