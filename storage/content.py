@@ -83,8 +83,8 @@ class BlobWriter:
         """Makes the blob visible and durable; returns its digest. DataCorrupted if it is another."""
         self._verify()
         target = self._store.path(self.digest)
-        failpoints.hit("content.commit")
         with disk.no_space(self._path):
+            failpoints.hit("content.commit")
             os.fsync(self._fd)
             self._path.rename(target)
             os.close(self._fd)

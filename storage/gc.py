@@ -42,11 +42,25 @@ Node = Blob | Layer
 
 
 class _Leased:
-    """How many leases name each node; shared by a collector and its leases."""
+    """How many leases name each node; shared by a collector and its leases.
+
+    `recent` are those leased since the collection at hand began, released or not: a lease may come and go
+    while it runs, with its nodes handed over to a record that the mark was too early to see.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.nodes: Counter[Node] = Counter()
+        self.recent: set[Node] = set()
+
+    def begin(self) -> list[Node]:
+        """What is leased now; from here on, what gets leased is remembered."""
+        with self.lock:
+            self.recent.clear()
+            return list(self.nodes)
+
+    def holds(self, node: Node) -> bool:
+        return node in self.nodes or node in self.recent
 
 
 class Lease:
@@ -63,6 +77,7 @@ class Lease:
                 if node not in self._mine:
                     self._mine.add(node)
                     self._leased.nodes[node] += 1
+                    self._leased.recent.add(node)
 
     def release(self) -> None:
         """Idempotent."""
@@ -115,12 +130,11 @@ class Collector:
     def collect(self) -> Collected:
         """One mark and sweep; concurrent calls queue up. In a thread."""
         with self._collecting:
+            leased = self._leased.begin()
             blobs = dict(self._content.walk())
             snapshots = list(self._snapshots.walk())
             held = [Layer(s.parent) for s in snapshots if s.kind is not Kind.COMMITTED and s.parent]
             parents = {s.key: s.parent for s in snapshots}
-            with self._leased.lock:
-                leased = list(self._leased.nodes)
             marked = self._mark([*self._roots(), *held, *leased], parents)
             layers = [s.key for s in snapshots if s.kind is Kind.COMMITTED and Layer(s.key) not in marked]
             return self._sweep({d: size for d, size in blobs.items() if Blob(d) not in marked}, layers)
@@ -142,7 +156,7 @@ class Collector:
         size = 0
         for digest, length in blobs.items():
             with self._leased.lock:
-                if Blob(digest) not in self._leased.nodes:
+                if not self._leased.holds(Blob(digest)):
                     self._content.delete(digest)
                     gone.append(digest)
                     size += length
@@ -158,7 +172,7 @@ class Collector:
             try:
                 length = self._snapshots.usage(name).size
                 with self._leased.lock:
-                    if Layer(name) in self._leased.nodes:
+                    if self._leased.holds(Layer(name)):
                         continue
                     self._snapshots.remove(name)
             except (Conflict, NotFound):

@@ -57,7 +57,8 @@ class DirectorySnapshotter(ABC):
                 labels_of(labels) or record.snapshot.labels,
             )
             self._before_commit(record, parent)
-            failpoints.hit("snapshots.commit")
+            with disk.no_space(self.root):
+                failpoints.hit("snapshots.commit")
             self._index.replace(key, Record(record.number, snapshot, unsynced=self._index.boot))
             self._after_commit(record)
         failpoints.hit("snapshots.committed")
