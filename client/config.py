@@ -67,8 +67,8 @@ class ConfigFile:
         try:
             with os.fdopen(descriptor, "w") as file:
                 json.dump(self.data, file, indent="\t")
-            os.chmod(aside, target.stat().st_mode & 0o777 if target.exists() else 0o600)  # noqa: PTH101
-            os.replace(aside, target)  # noqa: PTH105
+            os.chmod(aside, target.stat().st_mode & 0o777 if target.exists() else 0o600)
+            os.replace(aside, target)
         except BaseException:
             Path(aside).unlink(missing_ok=True)
             raise

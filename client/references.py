@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from client.config import HUB
 from client.errors import ClientError
 
-_DOMAIN = r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*)(?::[0-9]+)?"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_DOMAIN = rf"(?:\[[0-9a-fA-F:.]+\]|{_LABEL}(?:\.{_LABEL})*)(?::[0-9]+)?"
 _PART = r"[a-z0-9]+(?:(?:[._]|__|[-]+)[a-z0-9]+)*"
 _REFERENCE = re.compile(
     rf"^(?P<name>(?:{_DOMAIN}/)?{_PART}(?:/{_PART})*)(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}}))?"
@@ -31,6 +32,10 @@ class Reference:
     def familiar_name(self) -> str:
         if self.domain == "docker.io":
             return self.path.removeprefix("library/")
+        return f"{self.domain}/{self.path}"
+
+    @property
+    def full_name(self) -> str:
         return f"{self.domain}/{self.path}"
 
     @property

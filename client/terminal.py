@@ -128,10 +128,10 @@ def forwarding_signals(send: Callable[[str], None]) -> Iterator[None]:
         with contextlib.suppress(ClientError):
             send(signal.Signals(number).name.removeprefix("SIG"))
 
-    for number in signal.Signals:
-        if number.name not in _KEPT:
+    for sent in signal.Signals:
+        if sent.name not in _KEPT:
             with contextlib.suppress(OSError, ValueError):
-                previous[number] = signal.signal(number, forward)
+                previous[sent] = signal.signal(sent, forward)
     try:
         yield
     finally:

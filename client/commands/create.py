@@ -38,7 +38,7 @@ class CidFile:
         self.path = path
         if not path:
             return
-        if os.path.exists(path):  # noqa: PTH110
+        if os.path.exists(path):
             raise ClientError("container ID file found, make sure the other container isn't running or delete " + path)
         try:
             open(path, "x").close()
@@ -53,7 +53,7 @@ class CidFile:
 
     def discard(self) -> None:
         if self.path:
-            os.unlink(self.path)  # noqa: PTH108
+            os.unlink(self.path)
 
 
 def make_container(session: Session, parsed: Parsed, body: dict[str, Any]) -> str:
@@ -100,7 +100,10 @@ def create(session: Session, parsed: Parsed) -> int:
     image, *command = parsed.arguments
     try:
         body = build_body(parsed, image, command)
-        check_image(image)
+    except ClientError as error:
+        raise as_daemon_failure(error, "create") from None
+    check_image(image)
+    try:
         say(make_container(session, parsed, body))
     except ClientError as error:
         raise as_daemon_failure(error, "create") from None

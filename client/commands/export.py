@@ -33,7 +33,7 @@ def commit(session: Session, parsed: Parsed) -> int:
         raise ClientError("refusing to create a tag with a digest reference")
     query = {
         "container": name,
-        "repo": reference.familiar_name if reference else None,
+        "repo": reference.full_name if reference else None,
         "tag": (reference.tag or "latest") if reference else None,
         "author": parsed.text("author") or None,
         "comment": parsed.text("message") or None,

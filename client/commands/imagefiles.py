@@ -107,12 +107,12 @@ def save(session: Session, parsed: Parsed) -> int:
 
 def import_image(session: Session, parsed: Parsed) -> int:
     source, *rest = parsed.arguments
-    reference = parse_reference(rest[0]) if rest else None
+    if rest:
+        parse_reference(rest[0])
     remote = source.startswith(("http://", "https://"))
     query = {
         "fromSrc": source if remote else "-",
-        "repo": reference.familiar_name if reference else None,
-        "tag": reference.tag if reference and reference.tag else None,
+        "repo": rest[0] if rest else None,
         "message": parsed.text("message") or None,
         "changes": parsed.items("change") or None,
         "platform": parsed.text("platform") or None,

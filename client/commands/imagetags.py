@@ -38,7 +38,7 @@ def tag(session: Session, parsed: Parsed) -> int:
     reference = parse_reference(target)
     if reference.digest:
         raise ClientError("refusing to create a tag with a digest reference")
-    query = {"repo": reference.familiar_name, "tag": reference.tag or "latest"}
+    query = {"repo": reference.full_name, "tag": reference.tag or "latest"}
     session.api.request("POST", f"/images/{source}/tag", query=query)
     return 0
 

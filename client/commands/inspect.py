@@ -22,9 +22,12 @@ _LISTS = frozenset(("Binds", "CapAdd", "CapDrop", "Cmd", "DeviceCgroupRules", "D
                     "MaskedPaths", "Mounts", "OnBuild", "ReadonlyPaths", "RepoDigests", "RepoTags", "SecurityOpt",
                     "Ulimits", "VolumesFrom", "Aliases", "DNSNames"))  # fmt: skip
 _MAPS = frozenset(("Labels", "Options", "Ports", "PortBindings", "Volumes", "ExposedPorts", "DriverOpts", "Sysctls"))
-_LEFT_OUT = {"State": {"Health": NIL}, "Config": {"Healthcheck": NIL, "ExposedPorts": {}, "StopSignal": "",
-             "StopTimeout": NIL, "MacAddress": ""},
-             "HostConfig": {"Init": NIL, "Mounts": [], "Tmpfs": {}, "Sysctls": {}, "StorageOpt": {}, "Annotations": {}}}  # fmt: skip
+_LEFT_OUT: dict[str, dict[str, Any]] = {
+    "State": {"Health": NIL},
+    "Config": {"Healthcheck": NIL, "ExposedPorts": {}, "StopSignal": "", "StopTimeout": NIL, "MacAddress": ""},
+    "HostConfig": {"Init": NIL, "Mounts": [], "Tmpfs": {}, "Sysctls": {}, "StorageOpt": {}, "Annotations": {}},
+}
+"""Fields that the JSON leaves out when they are empty, and that a template may still ask for."""
 
 Getter = Callable[[Session, str, Parsed], Any]
 

@@ -32,7 +32,7 @@ def pull_messages(session: Session, image: str, platform: str, *, all_tags: bool
     if not all_tags:
         reference = reference.tagged()
     query = {
-        "fromImage": reference.familiar_name,
+        "fromImage": reference.full_name,
         "tag": reference.digest or reference.tag or None,
         "platform": platform or None,
     }
@@ -41,7 +41,7 @@ def pull_messages(session: Session, image: str, platform: str, *, all_tags: bool
 
 
 def _full_name(reference: Reference) -> str:
-    return f"{reference.domain}/{reference.path}" + (f":{reference.tag}" if reference.tag else "") + (
+    return reference.full_name + (f":{reference.tag}" if reference.tag else "") + (
         f"@{reference.digest}" if reference.digest else "")  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def push(session: Session, parsed: Parsed) -> int:
             say(f"Using default tag: {reference.tag}")
     query = {"tag": None if all_tags else reference.tag, "platform": parsed.text("platform") or None}
     headers = session.registry_auth(reference.registry)
-    messages = session.api.messages("POST", f"/images/{reference.familiar_name}/push", query=query, headers=headers)
+    messages = session.api.messages("POST", f"/images/{reference.full_name}/push", query=query, headers=headers)
     if quiet:
         drain(messages)
         say(_full_name(reference))

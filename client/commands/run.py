@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from client import PROGRAM
 from client.commands.create import as_daemon_failure, check_image, make_container
@@ -28,6 +28,9 @@ from client.terminal import (
     require_terminal,
     size,
 )
+
+if TYPE_CHECKING:
+    from client.http import Query
 
 RUN_FLAGS = """
 d|detach|bool||Run in the background and print the container's ID
@@ -103,7 +106,8 @@ def _foreground(session: Session, parsed: Parsed, body: dict[str, Any], identifi
     with contextlib.ExitStack() as stack:
         raw = None
         if any(streams.values()):
-            query = {"stream": 1, "detachKeys": keys, **{name: 1 for name, on in streams.items() if on}}
+            wanted: dict[str, int] = {name: 1 for name, on in streams.items() if on}
+            query: Query = {"stream": 1, "detachKeys": keys, **wanted}
             raw = api.hijack(f"/containers/{identifier}/attach", query=query)
             stack.callback(raw.close)
         waiting = stack.enter_context(

@@ -28,8 +28,6 @@ def build_body(parsed: Parsed, image: str, command: list[str]) -> dict[str, Any]
     mode, endpoints = build_endpoints(parsed)
     body["HostConfig"] = {**_host_config(parsed, binds, bindings, mode), **_resources(parsed)}
     body["NetworkingConfig"] = {"EndpointsConfig": endpoints}
-    if parsed.text("mac-address"):
-        body["MacAddress"] = parsed.text("mac-address")
     if parsed.on("rm") and parsed.text("restart") not in ("", "no"):
         raise ClientError("conflicting options: cannot specify both --restart and --rm")
     return body
@@ -135,7 +133,7 @@ def parse_security(options: list[str]) -> list[str]:
         if not sign and key != "no-new-privileges":
             key, sign, value = option.partition(":")
         if (not sign or not value) and key != "no-new-privileges":
-            raise ClientError(f'invalid --security-opt: "{option}"')
+            raise ClientError(f'Invalid --security-opt: "{option}"')
         if key == "seccomp" and value not in ("builtin", "unconfined"):
             option = f"seccomp={_seccomp_profile(value)}"
         checked.append(option)
@@ -160,10 +158,25 @@ def _storage(options: list[str]) -> dict[str, str]:
     return to_map(options)
 
 
+def _capabilities(names: list[str]) -> set[str]:
+    """Canonical names; ALL outdoes every other."""
+    known = {name.strip().upper() for name in names} - {""}
+    if "ALL" in known:
+        return {"ALL"}
+    return {name if name.startswith("CAP_") else f"CAP_{name}" for name in known}
+
+
+def effective_capabilities(add: list[str], drop: list[str]) -> tuple[list[str], list[str]]:
+    """(CapAdd, CapDrop), sorted; what is added is not dropped."""
+    added, dropped = _capabilities(add), _capabilities(drop)
+    return sorted(added), sorted(dropped - added)
+
+
 def _host_config(parsed: Parsed, binds: list[str] | None, bindings: dict[str, Any], network: str) -> dict[str, Any]:
     security = parse_security(parsed.items("security-opt"))
     open_paths = "systempaths=unconfined" in security
     security = [option for option in security if option != "systempaths=unconfined"]
+    added, dropped = effective_capabilities(parsed.items("cap-add"), parsed.items("cap-drop"))
     host: dict[str, Any] = {
         "Binds": binds,
         "ContainerIDFile": parsed.text("cidfile"),
@@ -175,8 +188,8 @@ def _host_config(parsed: Parsed, binds: list[str] | None, bindings: dict[str, An
         "VolumeDriver": parsed.text("volume-driver"),
         "VolumesFrom": parsed.items("volumes-from") or None,
         "ConsoleSize": [0, 0],
-        "CapAdd": parsed.items("cap-add") or None,
-        "CapDrop": parsed.items("cap-drop") or None,
+        "CapAdd": added or None,
+        "CapDrop": dropped or None,
         "CgroupnsMode": _mode(parsed, "cgroupns", ("", "host", "private"), "invalid CGROUP mode"),
         "Dns": parsed.items("dns"),
         "DnsOptions": parsed.items("dns-option") + parsed.items("dns-opt"),
@@ -251,6 +264,4 @@ def _resources(parsed: Parsed) -> dict[str, Any]:
         "IOMaximumIOps": parsed.number("io-maxiops"),
         "IOMaximumBandwidth": parsed.number("io-maxbandwidth"),
     }
-    if parsed.number("kernel-memory"):
-        resources["KernelMemory"] = parsed.number("kernel-memory")
     return resources

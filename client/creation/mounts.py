@@ -23,7 +23,7 @@ def _truth(key: str, value: str, given: bool) -> bool:
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(path) if path.startswith(".") else path  # noqa: PTH100
+    return os.path.abspath(path) if path.startswith(".") else path
 
 
 def _put(mount: dict[str, Any], group: str, key: str, value: Any) -> None:
@@ -61,7 +61,7 @@ def _bind_option(mount: dict[str, Any], key: str, value: str, given: bool) -> bo
 def _volume_option(mount: dict[str, Any], key: str, value: str, given: bool) -> bool:
     if not key.startswith("volume-"):
         return False
-    options = mount.setdefault("VolumeOptions", {})
+    options = mount.setdefault("VolumeOptions", {"DriverConfig": {}})
     if key == "volume-subpath":
         options["Subpath"] = value
     elif key == "volume-nocopy":
@@ -69,9 +69,9 @@ def _volume_option(mount: dict[str, Any], key: str, value: str, given: bool) -> 
     elif key == "volume-label":
         _put_pair(options.setdefault("Labels", {}), value)
     elif key == "volume-driver":
-        options.setdefault("DriverConfig", {})["Name"] = value
+        options["DriverConfig"]["Name"] = value
     elif key == "volume-opt":
-        _put_pair(options.setdefault("DriverConfig", {}).setdefault("Options", {}), value)
+        _put_pair(options["DriverConfig"].setdefault("Options", {}), value)
     else:
         return False
     return True

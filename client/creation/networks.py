@@ -12,7 +12,12 @@ from client.errors import ClientError
 from client.options import Parsed
 
 _LONG = re.compile(r"\w+=\w+(,\w+=\w+)*")
-_KEYS = {"alias": "Aliases", "link-local-ip": "LinkLocalIPs"}
+UNSET_ENDPOINT: dict[str, Any] = {
+    "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "DriverOpts": None, "GwPriority": 0,
+    "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
+    "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": None,
+}  # fmt: skip
+"""Every field of the API's EndpointSettings as docker sends it when nothing is asked for."""
 
 
 def _ip(text: str) -> str:
@@ -106,21 +111,13 @@ def endpoint_settings(option: Mapping[str, Any]) -> dict[str, Any]:
                  "LinkLocalIPs": option["LinkLocalIPs"]}  # fmt: skip
     given = {key: value for key, value in addresses.items() if value}
     return {
+        **UNSET_ENDPOINT,
         "IPAMConfig": given or None,
         "Links": option["Links"] or None,
         "Aliases": list(option["Aliases"]) or None,
         "MacAddress": check_mac(option["mac"]) if option.get("mac") else "",
         "DriverOpts": option["DriverOpts"] or None,
         "GwPriority": option.get("GwPriority", 0),
-        "NetworkID": "",
-        "EndpointID": "",
-        "Gateway": "",
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "DNSNames": None,
     }
 
 

@@ -10,7 +10,8 @@ from client.errors import ClientError
 
 _SYSCTLS = frozenset(("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall",
                       "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"))  # fmt: skip
-_DOMAIN = re.compile(r"((?:[a-zA-Z0-9_](?:[a-zA-Z0-9_-]*[a-zA-Z0-9_])?)(?:\.[a-zA-Z0-9_](?:[a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*)\.?")
+_LABEL = r"[a-zA-Z0-9_](?:[a-zA-Z0-9_-]*[a-zA-Z0-9_])?"
+_DOMAIN = re.compile(rf"({_LABEL}(?:\.{_LABEL})*)\.?")
 
 
 def attach(text: str) -> str:
@@ -90,7 +91,7 @@ def sysctl(text: str) -> tuple[str, str]:
 def read_pairs(path: str, *, from_environment: bool) -> list[str]:
     """Lines of an --env-file or --label-file: comments and empty lines are left out, values are kept as they are.
 
-    A name without `=` takes its value from the environment or, where that has none, is left out.
+    A name without `=` is left out, unless it may take its value from the environment and that has one.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -111,9 +112,7 @@ def read_pairs(path: str, *, from_environment: bool) -> list[str]:
             raise ClientError(f"variable '{name}' contains whitespaces")
         if equals:
             pairs.append(line)
-        elif not from_environment:
-            pairs.append(name)
-        elif name in os.environ:
+        elif from_environment and name in os.environ:
             pairs.append(f"{name}={os.environ[name]}")
     return pairs
 
