@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Awaitable
 
 from starlette.responses import Response
@@ -57,5 +58,6 @@ async def serve_hijacked(raw: Raw, work: Awaitable[None], *, framed: bool, compl
         text = complaint.format(message_of(error)).encode()
         with contextlib.suppress(OSError):
             await asyncio.get_running_loop().sock_sendall(raw.socket, frame(STDOUT, text) if framed else text)
+            raw.socket.shutdown(socket.SHUT_WR)  # the keeper may hold a duplicate already
     finally:
         raw.socket.close()

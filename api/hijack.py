@@ -74,6 +74,7 @@ class Connection:
             return self._take_by_pump(head)
         transport.pause_reading()
         raw = socket.socket(fileno=socket.dup(transport.get_extra_info("socket").fileno()))
+        raw.setblocking(False)  # the descriptor is already; the Python object must know
         early = protocol.let_go()
         transport.abort()
         try:

@@ -180,11 +180,9 @@ async def attach_websocket(call: Call) -> Response:
 
 def _attachable(call: Call) -> bool:
     """Whether the container has a tty; raises what forbids attaching before the connection is taken."""
-    containers = call.engine.containers
-    check = getattr(containers, "check_attach", None)
-    if check is not None:
-        return bool(check(call.path("id"), call.query.string("detachKeys") or None))
-    return bool(containers.is_tty(call.path("id")))
+    containers, ref = call.engine.containers, call.path("id")
+    containers.check_attach(ref, call.query.string("detachKeys") or None)
+    return bool(containers.is_tty(ref))
 
 
 async def _attach(call: Call, client: Any, early: bytes, *, framed: bool, default: bool) -> None:

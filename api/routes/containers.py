@@ -277,14 +277,14 @@ async def commit(call: Call) -> Response:
     """Makes an image of a container."""
     config = await call.json(Config, "Config")
     query = call.query
-    image_id = await call.engine.containers.commit(
+    committed = await call.engine.containers.commit(
         query.string("container"),
         repo=query.string("repo"),
         tag=query.string("tag"),
         comment=query.string("comment"),
         author=query.string("author"),
         pause=query.flag("pause", default=True),
-        changes=query.several("changes"),
+        changes=tuple(query.several("changes")),
         config=config or None,
     )
-    return answer({"Id": image_id}, 201)
+    return answer(committed, 201)

@@ -46,7 +46,7 @@ async def start(call: Call) -> Response:
     """Runs the command; the connection becomes its stdio unless it is detached."""
     options = await call.json(bodies.ExecStartConfig, "ExecStartRequest")
     execs, exec_id = call.engine.execs, call.path("id")
-    execs.is_tty(exec_id)  # unknown ones are refused before anything is taken
+    execs.check_start(exec_id)  # what cannot start is refused before anything is taken
     tty = options.get("Tty", False)
     console_size = _console_size(call, options)
     if options.get("Detach"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from starlette.responses import Response
 
 from api.models import answers, bodies
 from api.operation import DELETE, GET, POST, Call, Resource, answer, empty, no_content
 from api.query import FILTERS, flag, string
-from storage.errors import InvalidArgument
+from storage.errors import InvalidArgument, NotImplementedYet
 
 RESOURCE = Resource("Network")
 operation = RESOURCE.operation
@@ -57,6 +59,14 @@ async def create(call: Call) -> Response:
     return answer(await call.engine.networks.create(body), 201)
 
 
+def _membership(call: Call, verb: str) -> Callable[..., Awaitable[None]]:
+    """The engine's verb for a container joining or leaving a network, where it has one."""
+    found: Callable[..., Awaitable[None]] | None = getattr(call.engine.containers, verb, None)
+    if found is None:
+        raise NotImplementedYet("containers cannot change their networks yet: choose them at create")
+    return found
+
+
 @operation(
     POST,
     "/networks/{id}/connect",
@@ -67,7 +77,7 @@ async def create(call: Call) -> Response:
 async def connect(call: Call) -> Response:
     """Makes a container join a network."""
     body = await call.json(bodies.NetworkConnectRequest, "ConnectOptions")
-    await call.engine.containers.connect_network(
+    await _membership(call, "connect_network")(
         body.get("Container", ""), call.path("id"), body.get("EndpointConfig") or {}
     )
     return empty()
@@ -83,7 +93,7 @@ async def connect(call: Call) -> Response:
 async def disconnect(call: Call) -> Response:
     """Makes a container leave a network."""
     body = await call.json(bodies.NetworkDisconnectRequest, "DisconnectOptions")
-    await call.engine.containers.disconnect_network(
+    await _membership(call, "disconnect_network")(
         body.get("Container", ""), call.path("id"), force=body.get("Force", False)
     )
     return empty()

@@ -37,7 +37,9 @@ async def ping_head(call: Call) -> Response:
 
 
 def _ping_headers(call: Call) -> dict[str, str]:
-    return {**NO_CACHE, "Swarm": "inactive", **call.engine.system.ping_headers()}
+    """Those of the engine that not every answer has anyway (api.server.State)."""
+    own = call.engine.system.ping_headers()
+    return {**NO_CACHE, "Swarm": "inactive", "Builder-Version": own.get("Builder-Version", "1")}
 
 
 @operation(GET, "/version", "SystemVersion", returns=answers.SystemVersion)

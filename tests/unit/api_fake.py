@@ -123,9 +123,18 @@ class FakeContainers:
             yield {"id": ID, "one_shot": one_shot}
             await asyncio.sleep(0.01)
 
+    def check_attach(self, ref: str, detach_keys: str | None) -> None:
+        self._find(ref)
+        if ref == ID[:12]:
+            raise Conflict(f"container {ref} is paused, unpause the container before attach")
+
     def is_tty(self, ref: str) -> bool:
         self._find(ref)
         return self.tty
+
+    async def commit(self, ref: str, **options: Any) -> dict[str, Any]:
+        self.seen["commit"] = (self._find(ref), options)
+        return {"Id": "sha256:" + "ab" * 32}
 
     async def attach(
         self, ref: str, client: socket.socket, *, early: bytes, framed: bool, **options: Any
@@ -134,9 +143,9 @@ class FakeContainers:
         self.seen["attach"] = options | {"framed": framed, "early": early}
         if options["detach_keys"] == "bad":
             raise Conflict("no such keys")
-        await self._echo(client.dup(), early, framed)
+        await self.echo(client.dup(), early, framed)
 
-    async def _echo(self, client: socket.socket, early: bytes, framed: bool) -> None:
+    async def echo(self, client: socket.socket, early: bytes, framed: bool) -> None:
         loop = asyncio.get_running_loop()
         with client:
             data = early
@@ -182,17 +191,16 @@ class FakeExecs:
         self.seen["create"] = (ref, config)
         return {"Id": "e" * 64}
 
-    def is_tty(self, exec_id: str) -> bool:
+    def check_start(self, exec_id: str) -> None:
         if exec_id == "nope":
             raise NotFound(f"No such exec instance: {exec_id}")
-        return False
 
     async def start(self, exec_id: str, *, client: Any, early: bytes, **options: Any) -> None:
         self.seen["start"] = options
         if exec_id == "broken":
             raise Conflict("OCI runtime exec failed")
         if client is not None:
-            await self._containers._echo(client.dup(), early, not options["tty"])
+            await self._containers.echo(client.dup(), early, not options["tty"])
 
     def inspect(self, exec_id: str) -> dict[str, Any]:
         return {"ID": exec_id, "Running": False, "ExitCode": 3, "ContainerID": ID, "Pid": 1}

@@ -19,7 +19,6 @@ from api.versions import parse, refusal
 from daemon.containers.wire import CreateRequest
 from storage.errors import InvalidArgument
 
-
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 
 
@@ -78,7 +77,13 @@ def test_integers_are_gos() -> None:
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [("", "syntax"), ("x", "syntax"), ("+1", "syntax"), ("-1", "out of range"), ("4294967296", "out of range")],
+    [
+        ("", "syntax"),
+        ("x", "syntax"),
+        ("+1", "syntax"),
+        ("-1", "out of range"),
+        ("4294967296", "out of range"),
+    ],
 )
 def test_a_bad_tty_size_names_dimension_and_value(value: str, reason: str) -> None:
     with pytest.raises(InvalidArgument, match=f'invalid resize height ".*": .*{reason}'):
@@ -94,7 +99,9 @@ def test_both_forms_of_filters() -> None:
     assert parse_filters("") == parse_filters("null") == parse_filters("{}") == {}
 
 
-@pytest.mark.parametrize("text", ["x", "[]", '"a"', '{"a":1}', '{"a":[1]}', '{"a":{"b":1}}', '{"a":"b"}', "{"])
+@pytest.mark.parametrize(
+    "text", ["x", "[]", '"a"', '{"a":1}', '{"a":[1]}', '{"a":{"b":1}}', '{"a":"b"}', "{"]
+)
 def test_bad_filters_are_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="invalid filter"):
         parse_filters(text)
@@ -136,7 +143,10 @@ def test_a_body_is_read_as_go_does() -> None:
             "number 99999999999999999999 into Go struct field CreateRequest.HostConfig.Memory of type int64",
         ),
         ('{"StopTimeout":1.5}', "number 1.5 into Go struct field CreateRequest.StopTimeout of type int"),
-        ('{"HostConfig":{"Privileged":1}}', "number into Go struct field CreateRequest.HostConfig.Privileged"),
+        (
+            '{"HostConfig":{"Privileged":1}}',
+            "number into Go struct field CreateRequest.HostConfig.Privileged",
+        ),
         ('{"Labels":{"a":1}}', "number into Go struct field CreateRequest.Labels.a of type string"),
         ('{"HostConfig":[]}', "array into Go struct field CreateRequest.HostConfig of type"),
         ("[]", "cannot unmarshal array into Go value of type container.CreateRequest"),
