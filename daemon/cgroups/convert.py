@@ -7,9 +7,12 @@ scheduling, kernel memory) runc ignores it and so do we; the engine warns when a
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from daemon.cgroups.errors import CgroupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def cpu_weight(shares: int) -> int:

@@ -15,20 +15,23 @@ clone3's CLONE_INTO_CGROUP, in a hybrid's v2 tree as well.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from daemon.cgroups.errors import CgroupError
 
 
-class Entry(NamedTuple):
-    """Open descriptors (close-on-exec) by which a child enters; it replaces `attach` and `directory_fd`."""
+class Entry:
+    """Open descriptors (close-on-exec) by which a child enters; it replaces `attach` and `directory_fd`.
 
-    directory: int | None
-    """For CLONE_INTO_CGROUP. None when there is no v2 tree."""
-    tasks: tuple[int, ...]
-    """v1 `tasks` files. Empty when unified."""
-    path: str
-    """The cgroup's path, for messages."""
+    `directory` is for CLONE_INTO_CGROUP, None when there is no v2 tree; `tasks` are the v1 `tasks` files,
+    none when unified; `path` is the cgroup's, for messages.
+    """
+
+    __slots__ = ("directory", "path", "tasks")
+
+    def __init__(self, directory: int | None, tasks: tuple[int, ...], path: str) -> None:
+        self.directory = directory
+        self.tasks = tasks
+        self.path = path
 
     def step_in(self) -> None:
         """In the child, single-threaded: enter every v1 hierarchy."""

@@ -6,7 +6,6 @@ container's start writes some forty of these files. Paths are strings for the sa
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import time
@@ -98,6 +97,24 @@ def make_directory(directory: str) -> list[str]:
     return [directory]
 
 
+def make_if_missing(directory: str) -> bool:
+    """mkdir; False when it is there already."""
+    try:
+        os.mkdir(directory)
+    except FileExistsError:
+        return False
+    return True
+
+
+def remove_directories(directories: list[str]) -> None:
+    """rmdir what a failed creation made, given outermost first; what others use by now stays."""
+    for directory in reversed(directories):
+        try:  # noqa: SIM105 - contextlib is an import that pyd-oci does without
+            os.rmdir(directory)
+        except OSError:
+            pass
+
+
 def children(directory: str) -> list[str]:
     """Sub-cgroups of a cgroup. kernfs keeps a directory's link count at 2 plus its subdirectories, so the
     usual answer, none, costs one stat and no listing."""
@@ -146,9 +163,10 @@ def remove_tree(directory: str, seconds: float = DELETE_SECONDS) -> None:
 
 def _still_used(directory: str, error: OSError) -> CgroupError:
     failure = CgroupError.of("remove", directory, error)
-    pids: list[int] = []
-    with contextlib.suppress(CgroupError):
+    try:
         pids = walk_pids(directory)
+    except CgroupError:
+        return failure
     if pids:
         return CgroupError(f"{failure} (processes {pids[:8]})", file=directory, errno=failure.errno)
     return failure

@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import Protocol
 
 from daemon.cgroups.errors import CgroupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Freezable(Protocol):
+        """What `signal_all` needs of a cgroup."""
+
+        def freeze_within(self, seconds: float) -> None: ...
+        def thaw(self) -> None: ...
+        def frozen(self) -> bool: ...
+        def pids(self) -> list[int]: ...
+
 
 _ROUNDS = 200
 _FREEZE_SECONDS = 0.5
 
 
-class _Freezable(Protocol):
-    def freeze_within(self, seconds: float) -> None: ...
-    def thaw(self) -> None: ...
-    def frozen(self) -> bool: ...
-    def pids(self) -> list[int]: ...
-
-
-def signal_all(cgroup: _Freezable, signal: int) -> None:
+def signal_all(cgroup: Freezable, signal: int) -> None:
     """Freeze so that nothing forks away, signal each process, thaw so that they take the signal.
 
     A cgroup that was frozen before stays frozen, except for SIGKILL: the v1 freezer holds dying tasks.
@@ -40,7 +45,7 @@ def signal_all(cgroup: _Freezable, signal: int) -> None:
             cgroup.thaw()
 
 
-def _signal_rounds(cgroup: _Freezable, signal: int, *, once: bool) -> None:
+def _signal_rounds(cgroup: Freezable, signal: int, *, once: bool) -> None:
     done: set[int] = set()
     for _ in range(1 if once else _ROUNDS):
         new = [pid for pid in cgroup.pids() if pid not in done]

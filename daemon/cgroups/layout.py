@@ -11,9 +11,13 @@ does not make a machine v1.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
-
 from daemon.cgroups.errors import CgroupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Kind = Literal["v1", "hybrid", "unified"]
 
 CONTROLLERS = frozenset(
     {
@@ -34,18 +38,24 @@ CONTROLLERS = frozenset(
     }
 )
 
-Kind = Literal["v1", "hybrid", "unified"]
 
+class Layout:
+    """The hierarchies found under `root`. Never changed; detect once per process and pass it on.
 
-class Layout(NamedTuple):
-    """The hierarchies found under `root`. Immutable; detect once per process and pass it on."""
+    `v1` maps a controller, or the `name=...` of a hierarchy without one, to its mount point; `unified` is
+    the mount point of the v2 tree, if there is one.
+    """
 
-    kind: Kind
-    root: str
-    v1: dict[str, str]
-    """v1 controller, or `name=...` of a hierarchy without one, to its mount point."""
-    unified: str | None
-    """Mount point of the v2 tree, if there is one."""
+    __slots__ = ("kind", "root", "unified", "v1")
+
+    def __init__(self, kind: Kind, root: str, v1: dict[str, str], unified: str | None) -> None:
+        self.kind = kind
+        self.root = root
+        self.v1 = v1
+        self.unified = unified
+
+    def __repr__(self) -> str:
+        return f"Layout({self.kind!r}, {self.root!r}, {self.v1!r}, {self.unified!r})"
 
 
 def detect(root: str = "/sys/fs/cgroup", mountinfo: str = "/proc/self/mountinfo") -> Layout:

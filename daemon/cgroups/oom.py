@@ -11,7 +11,6 @@ Either way readiness is a hint and `oom_kills()` is the truth.
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from daemon.cgroups.errors import CgroupError
@@ -66,6 +65,8 @@ def v2_oom_event(directory: str) -> int | None:
     file = f"{directory}/memory.events"
     if not os.path.exists(file):
         return None
+    import ctypes  # not needed on v1, nor to start a container
+
     libc = ctypes.CDLL(None, use_errno=True)
     fd: int = libc.inotify_init1(IN_NONBLOCK | IN_CLOEXEC)
     if fd < 0:

@@ -312,7 +312,9 @@ def test_kill_ends_a_fork_bomb(
         pytest.skip("no v2 tree")
     cgroup.create({"pids": {"limit": 50}, "cpu": {"quota": 20_000, "period": 100_000}})
     killer = (
-        cgroup if way == "cgroup.kill" else open_cgroup(layout._replace(kind="v1", unified=None), cgroup.path)
+        cgroup
+        if way == "cgroup.kill"
+        else open_cgroup(Layout("v1", layout.root, layout.v1, None), cgroup.path)
     )
     spawn(FORK_BOMB)
     wait_until(lambda: len(cgroup.pids()) == 50)
@@ -480,7 +482,8 @@ def test_missing_cgroup_answers_gently(cgroup: Cgroup) -> None:
 
 
 def test_settings_without_a_controller_are_refused(layout: Layout, cgroup: Cgroup) -> None:
-    without = layout._replace(v1={name: path for name, path in layout.v1.items() if name != "pids"})
+    controllers = {name: path for name, path in layout.v1.items() if name != "pids"}
+    without = Layout(layout.kind, layout.root, controllers, layout.unified)
     with pytest.raises(CgroupError, match="pids controller is not mounted"):
         open_cgroup(without, cgroup.path).create({"pids": {"limit": 3}})
     with pytest.raises(CgroupError, match="needs cgroup v2"):

@@ -27,7 +27,7 @@ PYTHON = Path("/usr/bin/python3")
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = ("drivers/block/loop", "fs/overlayfs/overlay")
 SECONDS = 240
-SIGN_OF_LIFE_SECONDS = 5
+SIGN_OF_LIFE_SECONDS = 3
 
 pytestmark = [
     pytest.mark.slow,

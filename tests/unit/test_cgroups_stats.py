@@ -284,6 +284,8 @@ def test_imports_are_the_standard_library_only() -> None:
         "foreign = [n for n in sys.modules if n.split('.')[0] in ('api', 'client', 'storage')"
         " or n.startswith('daemon.') and not n.startswith('daemon.cgroups')]\n"
         "assert not foreign, foreign\n"
+        "costly = {'typing', 'contextlib', 'dataclasses', 'ctypes', 'collections', 're'} & set(sys.modules)\n"
+        "assert not costly, costly\n"
         "assert not any('site-packages' in (getattr(m, '__file__', '') or '') for m in sys.modules.values())\n"
     )
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 
 from daemon.cgroups.devices.program import assemble
@@ -46,9 +45,9 @@ _MAX_ATTACHED = 64
 
 def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
     """bpf(2): result and the attribute block, in which the kernel answers. Raises OSError."""
-    number = _NR_BPF.get(platform.machine())
+    number = _NR_BPF.get(os.uname().machine)
     if number is None:
-        raise OSError(errno.ENOSYS, f"bpf(2) has no known number on {platform.machine()}")
+        raise OSError(errno.ENOSYS, f"bpf(2) has no known number on {os.uname().machine}")
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     block = ctypes.create_string_buffer(attributes, max(len(attributes), 128))

@@ -10,9 +10,11 @@ in a wildcard exception is refused, as runc refuses it, since neither the v1 ker
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from daemon.cgroups.errors import CgroupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 WILDCARD = -1
 ACCESS = frozenset("rwm")
@@ -32,24 +34,41 @@ DEFAULT_RULES: tuple[dict[str, Any], ...] = (
 """null, zero, full, random, urandom, tty, ptmx, pts/*; and mknod of anything, which opens nothing."""
 
 
-class Device(NamedTuple):
-    """What an exception is about. `type` is "b" or "c"; a number may be WILDCARD."""
+class Device:
+    """What an exception is about. `type` is "b" or "c"; a number may be WILDCARD. Compared by value."""
 
-    type: str
-    major: int
-    minor: int
+    __slots__ = ("major", "minor", "type")
+
+    def __init__(self, type: str, major: int, minor: int) -> None:
+        self.type = type
+        self.major = major
+        self.minor = minor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.major, self.minor))
 
     def __str__(self) -> str:
         major = "*" if self.major == WILDCARD else self.major
         minor = "*" if self.minor == WILDCARD else self.minor
         return f"{self.type} {major}:{minor}"
 
+    __repr__ = __str__
 
-class DevicePolicy(NamedTuple):
+
+class DevicePolicy:
     """The normal form. `exceptions` are allowed when `allow_all` is false, denied when it is true."""
 
-    allow_all: bool
-    exceptions: dict[Device, frozenset[str]]
+    __slots__ = ("allow_all", "exceptions")
+
+    def __init__(self, allow_all: bool, exceptions: dict[Device, frozenset[str]]) -> None:
+        self.allow_all = allow_all
+        self.exceptions = exceptions
+
+    def __repr__(self) -> str:
+        return f"DevicePolicy({self.allow_all}, {self.exceptions})"
 
 
 def policy_of(rules: list[dict[str, Any]]) -> DevicePolicy:

@@ -6,10 +6,13 @@ Three schedulers have kept three sets of file names: CFQ (`blkio.weight`, gone s
 
 from __future__ import annotations
 
-from typing import Any
-
 from daemon.cgroups import files
-from daemon.cgroups.stats import BlkioEntry, BlkioStats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from daemon.cgroups.stats import BlkioEntry, BlkioStats
 
 _THROTTLES = {
     "throttleReadBpsDevice": "blkio.throttle.read_bps_device",
@@ -63,6 +66,8 @@ def apply(directory: str, resources: dict[str, Any]) -> None:
 
 def stats(directory: str) -> BlkioStats:
     """The first source that has counted anything; details where the kernel was built with them."""
+    from daemon.cgroups.stats import BlkioStats
+
     for bytes_file, count_file in _COUNTERS:
         service_bytes = entries(directory, bytes_file)
         if service_bytes:
@@ -76,6 +81,8 @@ def stats(directory: str) -> BlkioStats:
 
 def entries(directory: str, name: str) -> tuple[BlkioEntry, ...]:
     """Lines `8:0 Read 4096`, or `8:0 123` where there is no operation; the closing `Total N` is dropped."""
+    from daemon.cgroups.stats import BlkioEntry
+
     found = []
     for line in (files.read_optional(f"{directory}/{name}") or "").splitlines():
         number, _, rest = line.partition(" ")

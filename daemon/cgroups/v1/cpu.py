@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import errno
-from typing import Any
 
 from daemon.cgroups import files
 from daemon.cgroups.errors import CgroupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MIN_SHARES = 2
 MAX_SHARES = 1 << 18  # kernel/sched/sched.h; the kernel would clamp in silence

@@ -8,9 +8,12 @@ path first. They are copied into the parents too (`pyd`), whose own lists may be
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from daemon.cgroups import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _FILES = {"cpus": "cpuset.cpus", "mems": "cpuset.mems"}
 

@@ -8,7 +8,6 @@ and only the difference is written: going through "deny all" would refuse a devi
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from daemon.cgroups import files
 from daemon.cgroups.devices.rules import (
@@ -19,6 +18,10 @@ from daemon.cgroups.devices.rules import (
     policy_of,
 )
 from daemon.cgroups.errors import CgroupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def wants(resources: dict[str, Any]) -> bool:

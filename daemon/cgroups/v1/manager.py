@@ -6,19 +6,14 @@ figures, and a place for cgroup namespaces to begin.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from typing import Any
 
 from daemon.cgroups import files, rdma
 from daemon.cgroups.entry import Entry
 from daemon.cgroups.errors import CgroupError
-from daemon.cgroups.killing import signal_all
 from daemon.cgroups.layout import Layout
 from daemon.cgroups.oom import v1_oom_event
-from daemon.cgroups.pressure import read_pressure
-from daemon.cgroups.stats import BlkioStats, CpuStats, MemoryStats, PidsStats, Stats
 from daemon.cgroups.v1 import (
     blkio,
     cpu,
@@ -31,6 +26,12 @@ from daemon.cgroups.v1 import (
     network,
     pids,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from daemon.cgroups.stats import CpuStats, Stats
 
 _APPLY = (
     # controller, is it asked for, how to write it. cpuset and devices differ between create and update.
@@ -75,9 +76,7 @@ class LegacyCgroup:
                 devices.create(self._paths["devices"], resources)
             self._apply(resources)
         except BaseException:
-            for directory in reversed(made):
-                with contextlib.suppress(OSError):
-                    os.rmdir(directory)
+            files.remove_directories(made)
             raise
 
     def _make(self, directory: str, made: list[str]) -> None:
@@ -168,6 +167,8 @@ class LegacyCgroup:
         if signal == 9 and self._kill_unified():
             self.thaw()
         elif self.exists():
+            from daemon.cgroups.killing import signal_all
+
             signal_all(self, signal)
 
     def _kill_unified(self) -> bool:
@@ -195,6 +196,9 @@ class LegacyCgroup:
         return any(files.exists(directory) for directory in self._unique)
 
     def stats(self) -> Stats:
+        from daemon.cgroups.pressure import read_pressure
+        from daemon.cgroups.stats import BlkioStats, MemoryStats, PidsStats, Stats
+
         if not self.exists():
             raise CgroupError(f"no such cgroup: {self.path}", file=self._unique[0], errno=2)
         paths = self._paths
@@ -209,6 +213,8 @@ class LegacyCgroup:
         )
 
     def _cpu_stats(self) -> CpuStats:
+        from daemon.cgroups.stats import CpuStats
+
         total = user = system = 0
         per_cpu: tuple[int, ...] = ()
         if "cpuacct" in self._paths:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
-from typing import Any
 
 from daemon.cgroups import files
 from daemon.cgroups.errors import CgroupError
-from daemon.cgroups.stats import MemoryStats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from daemon.cgroups.stats import MemoryStats
 
 _LIMIT = "memory.limit_in_bytes"
 _SWAP = "memory.memsw.limit_in_bytes"
@@ -86,6 +90,8 @@ def _limit(directory: str, name: str) -> int | None:
 
 def stats(directory: str) -> MemoryStats:
     """`total_*` of memory.stat count what is below as well, as `usage_in_bytes` does."""
+    from daemon.cgroups.stats import MemoryStats
+
     by_type = files.read_keyed(f"{directory}/memory.stat")
     usage = files.read_int(f"{directory}/memory.usage_in_bytes")
     return MemoryStats(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from daemon.cgroups import files
 from daemon.cgroups.convert import pids_max
-from daemon.cgroups.stats import PidsStats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from daemon.cgroups.stats import PidsStats
 
 
 def wants(resources: dict[str, Any]) -> bool:
@@ -20,6 +23,8 @@ def apply(directory: str, resources: dict[str, Any]) -> None:
 
 
 def stats(directory: str) -> PidsStats:
+    from daemon.cgroups.stats import PidsStats
+
     limit = files.read_optional(f"{directory}/pids.max") or "max"
     return PidsStats(
         current=files.read_int(f"{directory}/pids.current"),

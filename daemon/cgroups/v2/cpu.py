@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from daemon.cgroups import files
 from daemon.cgroups.convert import cpu_max, cpu_weight
-from daemon.cgroups.stats import CpuStats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from daemon.cgroups.stats import CpuStats
 
 _KEYS = ("shares", "quota", "period", "burst", "idle")
 
@@ -43,6 +46,8 @@ def _write_bandwidth(directory: str, quota: int, period: int) -> None:
 
 def stats(directory: str) -> CpuStats:
     """`cpu.stat` is there without the controller too, then only with the first three lines."""
+    from daemon.cgroups.stats import CpuStats
+
     stat = files.read_keyed(f"{directory}/cpu.stat")
     return CpuStats(
         total_ns=stat.get("usage_usec", 0) * 1000,

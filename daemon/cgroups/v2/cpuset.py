@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from daemon.cgroups import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def wants(resources: dict[str, Any]) -> bool:

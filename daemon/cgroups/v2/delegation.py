@@ -9,7 +9,6 @@ anybody else are never moved: the error names them instead.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 
@@ -38,12 +37,11 @@ def delegate(root: str, path: str, required: frozenset[str]) -> list[str]:
         for part in parts[:-1]:
             enable(directory, required)
             directory = f"{directory}/{part}"
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(directory)
+            if files.make_if_missing(directory):
                 made.append(directory)
         enable(directory, required)
     except BaseException as error:
-        remove(made)
+        files.remove_directories(made)
         if isinstance(error, OSError):
             raise CgroupError.of("mkdir", directory, error) from error
         raise
@@ -55,13 +53,6 @@ def _passes_everything(directory: str) -> bool:
     available = files.read_optional(f"{directory}/cgroup.controllers")
     passed = files.read_optional(f"{directory}/cgroup.subtree_control")
     return bool(available) and set((available or "").split()) <= set((passed or "").split())
-
-
-def remove(directories: list[str]) -> None:
-    """rmdir what a failed creation made, innermost first; what others use by now stays."""
-    for directory in reversed(directories):
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
 
 
 def enable(directory: str, required: frozenset[str]) -> None:
@@ -113,8 +104,7 @@ def _move_own_down(directory: str, needed: frozenset[str]) -> bool:
             )
         return False
     refuge = f"{directory}/{SELF}"
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(refuge)
+    files.make_if_missing(refuge)
     for pid in inside:
         try:
             files.write(f"{refuge}/cgroup.procs", pid)
@@ -141,8 +131,8 @@ def _parents() -> dict[int, int]:
     parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(CgroupError, ValueError, IndexError):
-                stat = files.read(f"/proc/{name}/stat")
+            stat = files.read_optional(f"/proc/{name}/stat")
+            if stat:
                 parents[int(name)] = int(stat.rpartition(")")[2].split()[1])
     return parents
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import time
 
 from daemon.cgroups import files
@@ -23,6 +22,8 @@ def freeze(directory: str, seconds: float = FREEZE_SECONDS) -> None:
 
 def _wait_frozen(file: str, seconds: float) -> bool:
     """kernfs tells of a change by POLLPRI; reading from the start arms the next one."""
+    import select  # a shared library on most builds, and only freezing needs it
+
     deadline = time.monotonic() + seconds
     fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:

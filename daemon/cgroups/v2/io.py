@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from daemon.cgroups import files
 from daemon.cgroups.convert import io_weight
-from daemon.cgroups.stats import BlkioEntry, BlkioStats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from daemon.cgroups.stats import BlkioEntry, BlkioStats
 
 _THROTTLES = {
     "throttleReadBpsDevice": "rbps",
@@ -52,6 +55,8 @@ def apply(directory: str, resources: dict[str, Any]) -> None:
 
 def stats(directory: str) -> BlkioStats:
     """`io.stat`: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6` a device."""
+    from daemon.cgroups.stats import BlkioEntry, BlkioStats
+
     service_bytes: list[BlkioEntry] = []
     serviced: list[BlkioEntry] = []
     for line in (files.read_optional(f"{directory}/io.stat") or "").splitlines():

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import time
-from typing import Any
 
 from daemon.cgroups import files, rdma
-from daemon.cgroups.devices import bpf
-from daemon.cgroups.devices.rules import policy_of
 from daemon.cgroups.entry import Entry
 from daemon.cgroups.errors import CgroupError
-from daemon.cgroups.killing import signal_all
 from daemon.cgroups.layout import Layout
 from daemon.cgroups.oom import v2_oom_event
-from daemon.cgroups.pressure import read_pressure
-from daemon.cgroups.stats import PidsStats, Stats
 from daemon.cgroups.v2 import cpu, cpuset, freezer, hugetlb, io, memory, pids
-from daemon.cgroups.v2.delegation import THREADED, delegate, remove
+from daemon.cgroups.v2.delegation import THREADED, delegate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from daemon.cgroups.stats import Stats
 
 _APPLY = (
     ("memory", memory.wants, memory.apply),
@@ -52,7 +51,7 @@ class UnifiedCgroup:
             self._settle_type(required)
             self._apply(resources)
         except BaseException:
-            remove(made)
+            files.remove_directories(made)
             raise
 
     def _required(self, resources: dict[str, Any]) -> frozenset[str]:
@@ -70,8 +69,7 @@ class UnifiedCgroup:
         """Make the directory, anew if a crash left it, so that no old limit or counter lives on."""
         directory = self._directory
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(directory)
+            if files.make_if_missing(directory):
                 made.append(directory)
                 return
             holders = files.walk_pids(directory)
@@ -109,6 +107,9 @@ class UnifiedCgroup:
         for _, _, apply in _APPLY:
             apply(self._directory, resources)
         if resources.get("devices") is not None:
+            from daemon.cgroups.devices import bpf
+            from daemon.cgroups.devices.rules import policy_of
+
             bpf.install(self._directory, policy_of(resources["devices"]))
         for file, value in (resources.get("unified") or {}).items():
             for line in str(value).splitlines() or [""]:
@@ -159,6 +160,8 @@ class UnifiedCgroup:
             except CgroupError as error:
                 if error.errno != errno.EOPNOTSUPP:  # a threaded cgroup
                     raise
+        from daemon.cgroups.killing import signal_all
+
         signal_all(self, signal)
 
     def pids(self) -> list[int]:
@@ -171,6 +174,9 @@ class UnifiedCgroup:
         return files.exists(self._directory)
 
     def stats(self) -> Stats:
+        from daemon.cgroups.pressure import read_pressure
+        from daemon.cgroups.stats import PidsStats, Stats
+
         directory = self._directory
         if not files.exists(directory):
             raise CgroupError(f"no such cgroup: {self.path}", file=directory, errno=errno.ENOENT)

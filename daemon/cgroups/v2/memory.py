@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from daemon.cgroups import files
 from daemon.cgroups.convert import number_or_max, swap_max
 from daemon.cgroups.errors import CgroupError
-from daemon.cgroups.stats import MemoryStats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from daemon.cgroups.stats import MemoryStats
 
 _KEYS = ("limit", "swap", "reservation")
 
@@ -59,6 +62,8 @@ def _limit(directory: str, name: str) -> int | None:
 
 
 def stats(directory: str) -> MemoryStats:
+    from daemon.cgroups.stats import MemoryStats
+
     by_type = files.read_keyed(f"{directory}/memory.stat")
     events = files.read_keyed(f"{directory}/memory.events")
     return MemoryStats(
