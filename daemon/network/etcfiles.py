@@ -49,8 +49,7 @@ def build(
         for one in (sandbox.endpoints if sandbox else ())
         if one.interface
     ]
-    user_defined = sandbox is not None and any(one.names for one in sandbox.endpoints)
-    form = resolv.internal if user_defined else resolv.legacy
+    form = resolv.internal if sandbox is not None and sandbox.named else resolv.legacy
     return EtcFiles(
         hostname=full + "\n",
         hosts=resolv.hosts([*linked, *own], extra, gateway=host_gateway),

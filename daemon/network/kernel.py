@@ -20,7 +20,7 @@ from daemon.network.firewall import Publication
 from daemon.network.namespaces import Namespace
 from daemon.network.nftables import FirewallError, Nftables, NoSuchObject
 from daemon.network.rtnetlink import NetlinkSocket
-from storage.errors import Forbidden
+from storage.errors import Forbidden, Internal
 
 log = logging.getLogger(__name__)
 
@@ -75,29 +75,36 @@ class Kernel:
         return [(names.get(index, ""), network) for network, index in links.routed(self._host)]
 
     def ensure_bridge(self, plan: BridgePlan) -> None:
-        """Make the bridge, or adopt it with its ports, and set its address; other addresses go."""
+        """Make the bridge, or adopt it with its ports, and set its address.
+
+        A bridge that is not this daemon's (made by the administrator, named in a network's options) gets
+        the address and nothing else: it keeps its other addresses and outlives the network.
+        """
         link = links.find(self._host, plan.bridge)
-        label = f"{self._identity} {plan.network_id}"
-        if link is not None and link.alias != label:
-            if link.kind != "bridge":
-                raise Forbidden(f"interface {plan.bridge} exists and is no bridge")
-            if link.alias:
-                raise Forbidden(f"bridge {plan.bridge} belongs to another network: {link.alias}")
         if link is None:
             self._host.request(links.new_bridge(plan.bridge, plan.mac, plan.mtu))
             link = links.find(self._host, plan.bridge)
             if link is None:
-                raise Forbidden(f"bridge {plan.bridge} vanished while it was made")
+                raise Internal(f"bridge {plan.bridge} vanished while it was made")
+            self._host.request(links.set_alias(link.index, f"{self._identity} {plan.network_id}"))
+            mine = True
+        elif link.kind != "bridge":
+            raise Forbidden(f"interface {plan.bridge} exists and is no bridge")
+        else:
+            mine = self._owns(link)
         present = set(links.addresses(self._host, link.index))
+        others = present - {plan.interface} if mine else set()
         self._host.request(
-            links.set_alias(link.index, label),
             links.set_up(link.index),
-            *(links.delete_address(link.index, old) for old in present - {plan.interface}),
+            *(links.delete_address(link.index, other) for other in others),
             *([] if plan.interface in present else [links.add_address(link.index, plan.interface)]),
         )
         # Sources of 127.0.0.1 are routed to the bridge for published ports; firewall.py guards the way back.
         namespaces.write_sysctl(f"ipv4/conf/{plan.bridge}/route_localnet", "1")
         self._bridges[plan.bridge] = link.index
+
+    def _owns(self, link: links.Link) -> bool:
+        return link.alias.split(" ")[0] == self._identity
 
     def add_network(self, plan: BridgePlan) -> None:
         """A new network: bridge, firewall elements, acceptance by a foreign firewall."""
@@ -114,7 +121,7 @@ class Kernel:
     def _remove_bridge(self, name: str) -> None:
         self._bridges.pop(name, None)
         link = links.find(self._host, name)
-        if link is not None and link.alias.split(" ")[0] == self._identity:
+        if link is not None and self._owns(link):
             self._host.request(links.delete_link(link.index))
 
     # firewall
@@ -179,7 +186,7 @@ class Kernel:
                 namespaces.write_sysctl(f"ipv6/conf/{interface.name}/disable_ipv6", "1")
             inner = links.find(namespace.netlink, interface.name)
             if inner is None:
-                raise Forbidden(f"interface {interface.name} vanished while it was made")
+                raise Internal(f"interface {interface.name} vanished while it was made")
             self._host.request(
                 links.port_up(interface.host), links.forget_neighbour(bridge, interface.address.ip)
             )
@@ -273,7 +280,7 @@ class Kernel:
         mine = set(self._bridges.values())
         for link in links.links(self._host):
             stray_port = link.kind == "veth" and link.master in mine and link.name not in ports
-            stray_bridge = link.alias.split(" ")[0] == self._identity and link.name not in self._bridges
+            stray_bridge = self._owns(link) and link.name not in self._bridges
             if stray_port or stray_bridge:
                 self._host.request(links.delete_link(link.index))
         self.accept_abroad()

@@ -76,9 +76,16 @@ class Sandbox:
     wants: tuple[Want, ...] = ()
     endpoints: list[Endpoint] = field(default_factory=list)
     bound: tuple[Bound, ...] = ()
+    dns: tuple[str, ...] = ()
+    """Servers of --dns for the engine's resolver; empty: the host's."""
 
     def endpoint(self, network_id: str) -> Endpoint | None:
         return next((one for one in self.endpoints if one.network_id == network_id), None)
+
+    @property
+    def named(self) -> bool:
+        """Whether the engine's name service is for it: it is in some user-defined network."""
+        return any(one.names for one in self.endpoints)
 
     def gateway(self) -> Endpoint | None:
         """Who gives the default route, as libnetwork orders endpoints: priority, then network's name."""
@@ -126,6 +133,7 @@ class Sandbox:
             "hostname": self.hostname,
             "domainname": self.domainname,
             "host": self.namespace is None,
+            "dns": list(self.dns),
             "exposed": list(self.exposed),
             "wants": [
                 [w.protocol, w.port, str(w.host_ip) if w.host_ip else "", w.first, w.last] for w in self.wants
@@ -170,6 +178,7 @@ def load(record: dict[str, Any]) -> Sandbox:
             for protocol, port, host, host_port in record["bound"]
         ),
         endpoints=[_load_endpoint(one) for one in record["endpoints"]],
+        dns=tuple(record.get("dns", ())),
     )
 
 

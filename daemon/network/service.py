@@ -16,39 +16,32 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
-from ipaddress import IPv4Address
-from typing import Any, Protocol
+from typing import Any
 
 from daemon.config import DaemonConfig
 from daemon.containers.wire import EndpointSettings, HostConfig
-from daemon.network import attach, catalogue, etcfiles, proxy, startup
-from daemon.network.ipam import AddressSpace, mac_for
-from daemon.network.kernel import Interface, Kernel
+from daemon.network import attach, catalogue, etcfiles, startup
+from daemon.network.dns import Sockets
+from daemon.network.ipam import AddressSpace
+from daemon.network.joining import SANDBOXES, Joining, RecordStore
+from daemon.network.kernel import Kernel
 from daemon.network.model import Attachment, AttachRequest, EtcFiles
-from daemon.network.networks import Network, Registry, new_id
+from daemon.network.networks import Network, Registry
 from daemon.network.pool import Pool
-from daemon.network.ports import Bound, PortAllocator, PortConflict, parse
-from daemon.network.sandboxes import Endpoint, Sandbox, dns_names
+from daemon.network.ports import PortAllocator
+from daemon.network.sandboxes import Sandbox
+from daemon.network.serving import Serving
 from daemon.network.worker import Worker
-from storage.errors import Forbidden, Internal, NotFound
-from storage.records import Delete, Mutation, Put
+from storage.errors import Forbidden, NotFound
+from storage.records import Delete, Put
 
 log = logging.getLogger(__name__)
 
 Emit = Callable[[str, str, str, dict[str, str]], None]
 """Publishes an event: type, action, actor's ID, attributes."""
-NETWORKS, SANDBOXES = "networks", "sandboxes"
+NETWORKS = "networks"
 REAP_AFTER = 2.0
 """Seconds the kernel has to destroy a namespace before its veths are deleted one by one, which is slow."""
-
-
-class RecordStore(Protocol):
-    """What the service needs of storage.records.Records."""
-
-    def load(self, kind: str) -> dict[str, dict[str, Any]]: ...
-
-    async def write(self, mutations: Sequence[Mutation]) -> None: ...
 
 
 class NetworkService:
@@ -66,13 +59,15 @@ class NetworkService:
         self._registry = Registry()
         self._spaces: dict[str, AddressSpace] = {}
         self._sandboxes: dict[str, Sandbox] = {}
-        self._proxies: dict[str, list[proxy.Proxy]] = {}
+        self._notes: set[asyncio.Task[None]] = set()
         self._busy: Counter[str] = Counter()
         self._reapers: set[asyncio.TimerHandle] = set()
         self._ports = PortAllocator(ipv6=config.userland_proxy and startup.has_ipv6())
         self._worker = Worker()
+        self._serving = Serving(self._sandboxes, self._ports, self._worker, proxying=config.userland_proxy)
         self._kernel: Kernel
         self._pool: Pool
+        self._joining: Joining
 
     async def start(self, live: Collection[str] = ()) -> None:
         """Make or adopt bridges and firewall; drop all that belongs to containers not in `live`."""
@@ -81,6 +76,15 @@ class NetworkService:
             Kernel, config.identity, config.firewall_table, config.exec_root / "netns"
         )
         self._pool = Pool(self._worker, self._kernel)
+        self._joining = Joining(
+            config.exec_root / "netns",
+            self._records,
+            self._worker,
+            self._kernel,
+            self._pool,
+            self._ports,
+            self._spaces,
+        )
         records = self._records.load(NETWORKS), self._records.load(SANDBOXES)
         routes = await self._worker.run(self._kernel.routed)
         found = startup.plan(config, *records, live=live, routes=routes)
@@ -90,15 +94,20 @@ class NetworkService:
         )
         for network in found.networks:
             self._registry.add(network)
-        self._sandboxes = dict(found.sandboxes)
+        self._sandboxes.update(found.sandboxes)
         await self._worker.run(startup.reconcile, self._kernel, found, forward=config.ip_forward)
-        self._spaces = startup.spaces(found)
+        self._spaces.update(startup.spaces(found))
         for container_id, sandbox in self._sandboxes.items():
             for bound in sandbox.bound:
                 if not self._ports.restore(bound):
                     log.warning("port %s:%s of %s is in use", bound.host_ip, bound.host_port, sandbox.name)
-            self._serve(container_id)
+            for endpoint in sandbox.endpoints:
+                self._serving.names.add(endpoint)
+            self._serving.publish(container_id)
+            await self._resolve_for(container_id)
         bridge = self._registry.resolve("bridge")
+        if any(network.subnet and not network.builtin for network in self._registry):
+            self._pool.keep_named()
         self._pool.start(bridge.plan, self._spaces[bridge.id])
 
     async def stop(self) -> None:
@@ -109,8 +118,9 @@ class NetworkService:
         for timer in self._reapers:
             timer.cancel()
         await self._pool.stop()
-        for container_id in list(self._proxies):
-            self._unserve(container_id)
+        await asyncio.gather(*self._notes, return_exceptions=True)
+        for container_id in list(self._sandboxes):
+            self._serving.stop(container_id)
         self._ports.close()
         for sandbox in self._sandboxes.values():
             if sandbox.namespace:
@@ -136,11 +146,14 @@ class NetworkService:
         attach.check_join(network, before, request.container_name)
         with self._using(network):
             async with AsyncExitStack() as undo:
-                sandbox, interface = await self._sandbox(before, network, request, undo)
-                after = await self._join(sandbox, interface, network, request, undo, container_id)
+                start = await self._joining.start(before, network, request, undo)
+                after = await self._joining.join(container_id, before, start, network, request, undo)
                 self._sandboxes[container_id] = after
+                undo.callback(self._restore, container_id, before)
+                await self._resolve_for(container_id, start.sockets)
                 undo.pop_all()
-        self._serve(container_id)
+        self._serving.names.add(after.endpoints[-1])
+        self._serving.publish(container_id)
         self._announce("connect", network, container_id)
         return after.attachment()
 
@@ -152,7 +165,7 @@ class NetworkService:
         sandbox = self._sandboxes.pop(container_id, None)
         if sandbox is None:
             return
-        self._unserve(container_id)
+        self._serving.stop(container_id)
         self._discard(sandbox)
         await self._records.write([Delete(SANDBOXES, container_id)])
         for endpoint in sandbox.endpoints:
@@ -167,7 +180,11 @@ class NetworkService:
         """The container has a new name: name service and `network inspect` follow."""
         sandbox = self._sandboxes.get(container_id)
         if sandbox is not None:
+            for endpoint in sandbox.endpoints:
+                self._serving.names.discard(endpoint)
             sandbox.rename(container_id, name)
+            for endpoint in sandbox.endpoints:
+                self._serving.names.add(endpoint)
             await self._records.write([Put(SANDBOXES, container_id, sandbox.record())])
 
     def etc_files(
@@ -190,9 +207,14 @@ class NetworkService:
             and (gateway := found.gateway())
             and (at := gateway.interface)
         ]
+        sandbox = self._sandboxes.get(container_id)
+        servers = etcfiles.overrides(self._config, host_config).servers
+        if sandbox is not None and sandbox.dns != servers:
+            sandbox.dns = servers
+            self._note(container_id, sandbox)
         return etcfiles.build(
             self._config,
-            self._sandboxes.get(container_id),
+            sandbox,
             hostname=hostname,
             domainname=domainname,
             host_config=host_config,
@@ -206,7 +228,8 @@ class NetworkService:
         keep = catalogue.select(self._registry, filters or {}, self._in_use())
         return [network.json({}) for network in keep]
 
-    def inspect(self, ref: str, *, scope: str = "") -> dict[str, Any]:
+    def inspect(self, ref: str, *, verbose: bool = False, scope: str = "") -> dict[str, Any]:
+        """`verbose` adds the services of a swarm's network, which there are none of."""
         network = self._registry.resolve(ref)
         if scope and scope != network.scope:
             raise NotFound(f"network {ref} not found")
@@ -227,6 +250,7 @@ class NetworkService:
             self._worker.later(self._kernel.remove_network, network.plan)
             await self._records.write([Delete(NETWORKS, network.id)])
             raise
+        self._pool.keep_named()
         self._announce("create", network)
         return {"Id": network.id, "Warning": ""}
 
@@ -237,8 +261,8 @@ class NetworkService:
             raise Forbidden(f"error while removing network: network {network.name} has active endpoints")
         self._registry.discard(network)
         del self._spaces[network.id]
-        await self._worker.run(self._kernel.remove_network, network.plan)
         await self._records.write([Delete(NETWORKS, network.id)])
+        await self._worker.run(self._kernel.remove_network, network.plan)
         self._announce("destroy", network)
 
     async def prune(self, filters: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
@@ -247,117 +271,6 @@ class NetworkService:
         for network in gone:
             await self.remove(network.id)
         return {"NetworksDeleted": [network.name for network in gone] or None}
-
-    # joining
-
-    async def _sandbox(
-        self, before: Sandbox | None, network: Network, request: AttachRequest, undo: AsyncExitStack
-    ) -> tuple[Sandbox, Interface | None]:
-        """The container's sandbox, and its interface in `network` if the spare has that already."""
-        if before is not None:
-            return before, None
-        sandbox = Sandbox(
-            id=new_id(),
-            key=str(self._config.exec_root / "netns" / "default"),
-            name=request.container_name,
-            hostname=request.hostname,
-            domainname=request.domainname,
-            namespace=None,
-        )
-        if network.driver == "host":
-            return sandbox, None
-        spare = await self._pool.take(plugged=self._plugged(network, request))
-        undo.callback(self._worker.later, self._kernel.drop_namespace, spare.namespace)
-        if spare.interface:
-            undo.callback(self._spaces[network.id].release, spare.interface.address.ip)
-        key = str(spare.namespace.path)
-        sandbox = replace(sandbox, id=spare.sandbox_id, key=key, namespace=spare.namespace)
-        if network.driver == "bridge":
-            wants = parse(request.bindings, request.exposed, publish_all=request.publish_all)
-            exposed = (*request.bindings, *request.exposed)
-            sandbox = replace(sandbox, wants=tuple(wants), exposed=exposed)
-        return sandbox, spare.interface
-
-    def _plugged(self, network: Network, request: AttachRequest) -> bool:
-        """Whether a spare on the default bridge, with its own address and MAC, will do."""
-        return network.name == "bridge" and not request.endpoint.get("MacAddress")
-
-    async def _join(
-        self,
-        sandbox: Sandbox,
-        interface: Interface | None,
-        network: Network,
-        request: AttachRequest,
-        undo: AsyncExitStack,
-        container_id: str,
-    ) -> Sandbox:
-        endpoint_id = new_id()
-        plugged = interface is not None
-        if network.driver == "bridge" and interface is None:
-            interface = self._place(sandbox, network, request.endpoint, endpoint_id, undo)
-        user_defined = network.driver == "bridge" and network.name != "bridge"
-        aliases = request.endpoint.get("Aliases") or ()
-        endpoint = Endpoint(
-            id=endpoint_id,
-            network_id=network.id,
-            network=network.name,
-            settings=request.endpoint,
-            names=dns_names(request.container_name, aliases, container_id[:12]) if user_defined else (),
-            interface=interface,
-            gateway="" if network.internal else network.gateway,
-            internal=network.internal,
-        )
-        after = attach.joined(sandbox, endpoint)
-        if after.gateway() and not after.bound:
-            after = replace(after, bound=self._reserve(after, endpoint, network, undo))
-        undo.push_async_callback(self._unrecord, container_id, self._sandboxes.get(container_id))
-        await self._records.write([Put(SANDBOXES, container_id, after.record())])
-        if interface is not None:
-            change = attach.join_change(sandbox, after, network, plugged=plugged)
-            if change is not None:
-                undo.callback(self._worker.later, self._kernel.revert, change)
-                try:
-                    await self._worker.run(self._kernel.attach, change)
-                except OSError as error:
-                    raise Internal(f"failed to join network {network.name}: {error.strerror}") from error
-        return after
-
-    def _place(
-        self,
-        sandbox: Sandbox,
-        network: Network,
-        settings: EndpointSettings,
-        endpoint_id: str,
-        undo: AsyncExitStack,
-    ) -> Interface:
-        """An address in the network, and names for the veth pair that will carry it."""
-        space = self._spaces[network.id]
-        wish = (settings.get("IPAMConfig") or {}).get("IPv4Address")
-        address = space.claim(IPv4Address(wish)) if wish else space.allocate()
-        undo.callback(space.release, address)
-        host, inner = attach.interface_name(sandbox, network, endpoint_id)
-        mac = settings.get("MacAddress") or mac_for(address)
-        return Interface(host, inner, space.interface(address), mac)
-
-    def _reserve(
-        self, sandbox: Sandbox, endpoint: Endpoint, network: Network, undo: AsyncExitStack
-    ) -> tuple[Bound, ...]:
-        """Host ports for all that the container publishes; all or none."""
-        gateway = sandbox.gateway()
-        if gateway is None or gateway.interface is None:
-            return ()
-        bound: list[Bound] = []
-        undo.callback(self._ports.release, bound)
-        for want in sandbox.wants:
-            asked = replace(want, host_ip=want.host_ip or network.plan.host_binding)
-            try:
-                bound += self._ports.reserve(asked, gateway.interface.address.ip)
-            except PortConflict as error:
-                raise Internal(
-                    "driver failed programming external connectivity on endpoint "
-                    f"{sandbox.name} ({endpoint.id}): {error}"
-                ) from error
-        return tuple(bound)
 
     # leaving
 
@@ -368,7 +281,8 @@ class NetworkService:
         endpoint = attach.check_leave(network, before, container_id)
         after = attach.left(before, endpoint)
         self._sandboxes[container_id] = after
-        self._unserve(container_id)
+        self._serving.names.discard(endpoint)
+        self._serving.unpublish(container_id)
         self._ports.release(set(before.bound) - set(after.bound))
         await self._records.write([Put(SANDBOXES, container_id, after.record())])
         change = attach.leave_change(before, after, endpoint)
@@ -376,7 +290,7 @@ class NetworkService:
             await self._worker.run(self._kernel.attach, change)
         if endpoint.interface:
             self._spaces[network.id].release(endpoint.interface.address.ip)
-        self._serve(container_id)
+        self._serving.publish(container_id)
         self._announce("disconnect", network, container_id)
 
     def _discard(self, sandbox: Sandbox) -> None:
@@ -387,6 +301,7 @@ class NetworkService:
             self._worker.later(self._kernel.release, sandbox.namespace, interfaces, publications)
         self._ports.release(sandbox.bound)
         for endpoint in sandbox.endpoints:
+            self._serving.names.discard(endpoint)
             if endpoint.interface and endpoint.network_id in self._spaces:
                 self._spaces[endpoint.network_id].release(endpoint.interface.address.ip)
         if interfaces:
@@ -402,30 +317,25 @@ class NetworkService:
 
     # small parts
 
-    async def _unrecord(self, container_id: str, before: Sandbox | None) -> None:
-        """Put the record back to what it was before a failed join."""
-        undone = Put(SANDBOXES, container_id, before.record()) if before else Delete(SANDBOXES, container_id)
-        await self._records.write([undone])
+    async def _resolve_for(self, container_id: str, sockets: Sockets | None = None) -> None:
+        """See that the name service answers a container that needs it."""
+        if self._serving.lacks_resolver(container_id):
+            namespace = self._sandboxes[container_id].namespace
+            assert namespace is not None
+            self._serving.resolve(container_id, sockets or await self._pool.open_sockets(namespace))
 
-    def _serve(self, container_id: str) -> None:
-        """Start proxies on the sockets that hold the container's ports, towards its present address."""
-        self._unserve(container_id)
-        sandbox = self._sandboxes[container_id]
-        gateway = sandbox.gateway()
-        if not self._config.userland_proxy or gateway is None or gateway.interface is None:
-            return
-        proxies = []
-        for bound in sandbox.bound:
-            holder = self._ports.holder(bound)
-            served = proxy.serve(bound, holder, gateway.interface.address.ip) if holder else None
-            if served is not None:
-                proxies.append(served)
-        if proxies:
-            self._proxies[container_id] = proxies
+    def _note(self, container_id: str, sandbox: Sandbox) -> None:
+        """Record a sandbox without anyone waiting; stop() does."""
+        note = asyncio.ensure_future(self._records.write([Put(SANDBOXES, container_id, sandbox.record())]))
+        self._notes.add(note)
+        note.add_done_callback(self._notes.discard)
 
-    def _unserve(self, container_id: str) -> None:
-        for served in self._proxies.pop(container_id, ()):
-            served.close()
+    def _restore(self, container_id: str, before: Sandbox | None) -> None:
+        """Make the sandbox what it was before a failed join."""
+        if before is None:
+            self._sandboxes.pop(container_id, None)
+        else:
+            self._sandboxes[container_id] = before
 
     @contextlib.contextmanager
     def _using(self, network: Network) -> Iterator[None]:
