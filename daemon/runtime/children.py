@@ -70,6 +70,26 @@ class Children:
         if not self.curious:
             self._strangers.clear()
 
+    def spawn(self, argv: list[str], stdio: tuple[int, int, int] | None) -> int:
+        """Runs a command (absolute path) on the given descriptors, or on /dev/null; its pid.
+
+        Not posix_spawn, whose children ignore signals 32 and 33 (glibc): a runtime's container would, too."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.set_wakeup_fd(-1)
+                null = os.open(os.devnull, os.O_RDWR)
+                for number, fd in enumerate(stdio or (null, null, null)):
+                    os.dup2(fd, number)
+                for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_DFL)
+                os.execv(argv[0], argv)
+            except OSError as error:
+                os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+            finally:
+                os._exit(127)
+        return pid
+
     async def offload(self, work: Callable[[], object]) -> None:
         """Does blocking work (freezing a cgroup) in a forked child. Raises WorkFailed with its error's text."""
         read, write = os.pipe2(os.O_CLOEXEC)

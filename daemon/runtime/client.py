@@ -33,6 +33,7 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -161,6 +162,22 @@ def _state(raw: dict[str, Any]) -> RuntimeState:
         oom_killed=raw["oom_killed"],
         execs=execs,
     )
+
+
+def _run_detached(argv: list[str], environment: dict[str, str], log: str) -> None:
+    """Waits for the process that we start only: it leaves the supervisor behind.
+
+    Not posix_spawn, whose children ignore signals 32 and 33 (glibc), which containers would inherit."""
+    with open(log, "ab") as output:
+        subprocess.run(
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            check=False,
+        )
 
 
 class _Channel:
@@ -332,16 +349,8 @@ class RuntimeClient:
         log = str(self.exec_root / "supervisor.log")
         argv = [sys.executable, "-I", "-S", str(SUPERVISOR), "--detach"]
         argv += ["--exec-root", str(self.exec_root), "--cgroup-root", self.cgroup_root]
-        actions = [
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ]
         environment = {name: os.environ[name] for name in ("PATH", "LANG", "PYD_DEBUG") if name in os.environ}
-        pid = os.posix_spawn(  # noqa: ASYNC221 - returns at once
-            sys.executable, argv, environment, file_actions=actions, setsid=True
-        )
-        await asyncio.to_thread(os.waitpid, pid, 0)
+        await asyncio.to_thread(_run_detached, argv, environment, log)
 
     def _lost(self) -> None:
         if not self._closed:

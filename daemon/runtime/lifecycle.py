@@ -80,7 +80,7 @@ class Lifecycle:
         self.records = Records(exec_root)
         self.children = Children(loop)
         self.containers: dict[str, Container] = {}
-        self.starter = Starter(loop, keeper, self._registered)
+        self.starter = Starter(loop, self.children, keeper, self._registered)
         self.descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def find(self, container_id: object) -> Container:
@@ -446,9 +446,19 @@ class Lifecycle:
         else:
             await self._clear(container)
             bundle = container.bundle
+            await self._poststop(container)
         if self.records.owns(bundle):
             remove_tree(bundle)
         return {}
+
+    async def _poststop(self, container: Container) -> None:
+        if container.foreign is None:
+            try:
+                spec = load_spec(container.bundle)
+            except RequestError:
+                return  # the bundle is gone already, and its hooks with it
+            if spec.get("hooks"):
+                await self.starter.poststop(container, spec)
 
     async def _clear(self, container: Container) -> None:
         """Removes everything of a stopped container but its bundle."""
@@ -503,6 +513,6 @@ def _as_launch_failure(error: BaseException) -> BaseException:
     """What the client is told of a failed start."""
     if isinstance(error, (LaunchError, ForeignFailure)):
         return RequestError("launch", str(error), error.exit_code)
-    if isinstance(error, (RuntimeFailure, CgroupError, OSError)):
+    if isinstance(error, (RuntimeFailure, CgroupError, WorkFailed, OSError)):
         return RequestError("launch", str(error))
     return error

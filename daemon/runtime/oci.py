@@ -41,12 +41,17 @@ class ForeignFailure(Exception):
 class Console:
     """The socket a runtime sends a tty's master to (`--console-socket`)."""
 
-    def __init__(self, loop: Loop, path: str) -> None:
+    def __init__(self, loop: Loop, folder: str) -> None:
         self._loop = loop
-        self.path = path
+        self.path = os.path.join(folder, "tty.sock")
+        self._own_folder = ""
+        if len(os.fsencode(self.path)) > 107:  # the runtime must be able to name it (unix(7))
+            self._own_folder = f"/tmp/pyd-{os.urandom(8).hex()}"
+            os.mkdir(self._own_folder, 0o700)
+            self.path = os.path.join(self._own_folder, "tty.sock")
         self.master = Future()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.bind(protocol.short_path(path))
+        self._sock.bind(self.path)
         self._sock.listen(1)
         self._sock.setblocking(False)
         loop.add(self._sock.fileno(), IN, self._accept)
@@ -74,6 +79,8 @@ class Console:
     def close(self) -> None:
         self._loop.remove(self._sock.fileno())
         self._sock.close()
+        if self._own_folder:
+            remove_tree(self._own_folder)
 
 
 class ForeignRuntime:
@@ -90,17 +97,8 @@ class ForeignRuntime:
     async def _run(self, folder: str, arguments: list[str], stdio: Stdio | None = None) -> None:
         log = os.path.join(folder, "log.json")
         argv = [*self._argv, "--root", self._root, "--log", log, "--log-format", "json", *arguments]
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            ends = (null, null, null) if stdio is None else (stdio.stdin, stdio.stdout, stdio.stderr)
-            actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(ends)]
-            pid = os.posix_spawn(  # noqa: ASYNC221 - returns at once
-                self._argv[0], argv, dict(os.environ), file_actions=actions
-            )
-        except OSError as error:
-            raise ForeignFailure(f"cannot run {self._argv[0]}: {error.strerror}") from error
-        finally:
-            os.close(null)
+        ends = None if stdio is None else (stdio.stdin, stdio.stdout, stdio.stderr)
+        pid = self._children.spawn(argv, ends)
         status = decode(await self._children.exited(pid))
         if status:
             raise ForeignFailure(_reason(log) or f"{arguments[0]} ended with status {status}")
@@ -110,7 +108,7 @@ class ForeignRuntime:
     ) -> tuple[int, int]:
         """Runs a command that leaves a process behind: (its pid, the tty's master or -1)."""
         folder = self._folder()
-        console = Console(self._loop, os.path.join(folder, "tty.sock")) if stdio is None else None
+        console = Console(self._loop, folder) if stdio is None else None
         pid_file = os.path.join(folder, "pid")
         options = ["--pid-file", pid_file] + (["--console-socket", console.path] if console else [])
         try:

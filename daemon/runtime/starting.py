@@ -10,9 +10,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from daemon.runtime import launch, protocol
+from daemon.runtime.children import Children, WorkFailed
 from daemon.runtime.errors import RuntimeFailure
 from daemon.runtime.keeperlink import KeeperLost, KeeperRefused
 from daemon.runtime.launch import Stdio
@@ -24,15 +26,24 @@ from daemon.runtime.tasks import Future
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
+    from daemon.runtime.hooks import Hooks
     from daemon.runtime.keeperlink import KeeperLink
     from daemon.runtime.loop import Loop
     from daemon.runtime.members import Container, Member
     from daemon.runtime.oci import ForeignRuntime
 
     Registered = Callable[[Container, Member], None]
+    RunHooks = Callable[..., Awaitable[None]]
+
+_HOOK_STATUS = {
+    "prestart": "creating",
+    "createRuntime": "creating",
+    "poststart": "running",
+    "poststop": "stopped",
+}
 
 
 def pipes(*, open_stdin: bool) -> tuple[Stdio, dict[str, int]]:
@@ -59,8 +70,9 @@ def close_stdio(stdio: Stdio | None) -> None:
 
 
 class Starter:
-    def __init__(self, loop: Loop, keeper: KeeperLink, registered: Registered) -> None:
+    def __init__(self, loop: Loop, children: Children, keeper: KeeperLink, registered: Registered) -> None:
         self._loop = loop
+        self._children = children
         self._keeper = keeper
         self._registered = registered
 
@@ -109,7 +121,9 @@ class Starter:
         def spawn(stdio: Stdio | None) -> launch.Child:
             return launch.spawn(plan, stdio, cgroup=container.cgroup, gate=False, netns_fd=netns_fd)
 
-        await self._run(container, container.init, spawn, open_stdin=open_stdin)
+        run_hooks = self._hooks(container, plan.hooks)
+        await self._run(container, container.init, spawn, run_hooks, open_stdin=open_stdin)
+        await run_hooks("poststart")
 
     async def native_exec(
         self,
@@ -127,13 +141,39 @@ class Starter:
                 plan, stdio, init_pidfd=container.init.pidfd, cgroup=container.cgroup, gate=False
             )
 
-        await self._run(container, member, spawn, open_stdin=open_stdin)
+        await self._run(container, member, spawn, self._hooks(container, None), open_stdin=open_stdin)
+
+    def _hooks(self, container: Container, hooks: Hooks | None) -> RunHooks:
+        """Hooks may take as long as they like, so a fork runs them."""
+        if hooks is not None:
+            hooks.state = {"ociVersion": "1.2.0", "id": container.id, "bundle": container.bundle}
+
+        async def run_kind(kind: str) -> None:
+            if hooks is not None and hooks.has(kind):
+                pid, status = container.init.pid, _HOOK_STATUS[kind]
+                await self._children.offload(lambda: hooks.run(kind, pid=pid, status=status))
+
+        async def run(*kinds: str) -> None:
+            for kind in kinds:
+                await run_kind(kind)
+
+        return run
+
+    async def poststop(self, container: Container, spec: dict[str, Any]) -> None:
+        """The container is removed; failures of its hooks change nothing any more."""
+        from daemon.runtime import hooks
+
+        try:
+            await self._hooks(container, hooks.plan(spec))("poststop")
+        except (RuntimeFailure, WorkFailed) as error:
+            print(f"pyd-supervisor: {container.id}: {error}", file=sys.stderr, flush=True)
 
     async def _run(
         self,
         container: Container,
         member: Member,
         spawn: Callable[[Stdio | None], launch.Child],
+        run_hooks: RunHooks,
         *,
         open_stdin: bool,
     ) -> None:
@@ -147,7 +187,7 @@ class Starter:
             close_stdio(stdio)
         self._note(container, member, child.pid, child.pidfd)
         try:
-            await self._until_started(container.id, member, child, handed)
+            await self._until_started(container.id, member, child, handed, run_hooks)
         finally:
             self._loop.remove(child.sync.fileno())
             child.sync.close()
@@ -175,7 +215,7 @@ class Starter:
         self._keeper.send("pidfd", [pidfd], id=container.id, exec_id=member.exec_id)
 
     async def _until_started(
-        self, container_id: str, member: Member, child: launch.Child, handed: Future
+        self, container_id: str, member: Member, child: launch.Child, handed: Future, run_hooks: RunHooks
     ) -> None:
         while True:
             report = launch.progress(child)
@@ -185,6 +225,9 @@ class Starter:
                 member.fds["tty"] = report.fd
                 self._resize(member)
                 self._begin_hand_over(container_id, member, handed)
+            elif report.kind == "hooks":
+                await run_hooks("prestart", "createRuntime")
+                launch.go(child)
             elif report.kind == "ready":
                 launch.go(child)
             elif report.kind == "error":

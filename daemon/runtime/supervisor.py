@@ -30,10 +30,10 @@ import time
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from daemon.cgroups import detect
-from daemon.runtime import launch, protocol, spawning  # noqa: F401 - spawning: loaded before the first start
+from daemon.cgroups import detect, open_cgroup
+from daemon.runtime import hardening, protocol, spawning  # noqa: F401 - spawning: loaded before the first start
 from daemon.runtime.keeper import option, raise_descriptor_limit
-from daemon.runtime.keeperlink import KeeperLink, KeeperLost
+from daemon.runtime.keeperlink import KeeperLink
 from daemon.runtime.lifecycle import Lifecycle
 from daemon.runtime.loop import Loop, report
 from daemon.runtime.recovery import Recovery
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 class Supervisor:
     def __init__(self, exec_root: str, cgroup_root: str) -> None:
         self.loop = Loop()
+        layout = detect()
+        open_cgroup(layout, cgroup_root)  # imports what this layout needs before memory is frozen
         self._path = os.path.join(exec_root, "supervisor.sock")
         self._server: Server | None = None
         self._keeper = KeeperLink(self.loop, os.path.join(exec_root, "keeper.sock"))
@@ -56,7 +58,7 @@ class Supervisor:
             self.loop,
             exec_root=exec_root,
             cgroup_root=cgroup_root,
-            layout=detect(),
+            layout=layout,
             keeper=self._keeper,
             publish=self._publish,
         )
@@ -100,9 +102,7 @@ class Supervisor:
             reply = await self._operate(message, fds)
         except RequestError as error:
             reply = error.reply()
-        except KeeperLost as error:
-            reply = RequestError("internal", str(error)).reply()
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except Exception as error:  # whatever it is, the client waits for an answer
             report()
             reply = RequestError("internal", f"{type(error).__name__}: {error}").reply()
         finally:
@@ -169,12 +169,9 @@ def lock(exec_root: str) -> int | None:
 
 
 def main(arguments: list[str]) -> None:
-    if "--detach" in arguments:
-        if os.fork():
-            os._exit(0)
-        sys.argv.remove("--detach")
-        arguments.remove("--detach")
-    launch.harden()
+    if "--detach" in arguments and os.fork():
+        os._exit(0)
+    hardening.harden([sys.executable, *(word for word in sys.orig_argv[1:] if word != "--detach")])
     exec_root = option(arguments, "--exec-root") or "/run/pyd"
     cgroup_root = option(arguments, "--cgroup-root") or "pyd"
     os.makedirs(exec_root, mode=0o711, exist_ok=True)
