@@ -27,7 +27,7 @@ def apply(config: Mapping[str, object], changes: Sequence[str]) -> Json:
         name, _, rest = line.partition(" ")
         handler = _HANDLERS.get(name.upper())
         if handler is None:
-            raise InvalidArgument(f"{name.lower()} is not a valid change command")
+            raise InvalidArgument(f"{name} is not a valid change command")
         if not rest.strip():
             raise InvalidArgument(f"{name.upper()} requires at least one argument")
         handler(result, rest.strip())

@@ -27,7 +27,7 @@ def flag(filters: Filters, name: str, default: bool) -> bool:
         return default
     known = {"1": True, "true": True, "0": False, "false": False}
     if len(set(values)) != 1 or values[0].lower() not in known:
-        raise InvalidArgument(f"invalid filter '{name}={list(values)}'")
+        raise InvalidArgument(f"invalid filter '{name}=[{' '.join(values)}]'")
     return known[values[0].lower()]
 
 

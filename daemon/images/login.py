@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 
-from daemon.images import manifests, platforms
-from daemon.images.manifests import Index
+from daemon.images import manifests
+from daemon.images.manifests import Index, Manifest
 from daemon.images.model import AuthConfig, Json
+from daemon.images.platforms import Platform
 from daemon.images.pull import not_found
 from daemon.images.reference import DEFAULT_DOMAIN, LEGACY_DOMAIN, Reference
 from daemon.images.registry.errors import RegistryError
@@ -22,7 +24,7 @@ async def login(registries: Registries, auth: AuthConfig) -> Json:
     try:
         await _with_session(registries, domain, None, auth, "login", _nothing)
     except RegistryError as error:
-        if error.code.isupper() or "401" in str(error) or error.code == "credentials":
+        if error.code.isupper() or error.code == "credentials":
             raise Unauthenticated(str(error)) from error
         raise Internal(str(error)) from error
     return {"Status": "Login Succeeded", "IdentityToken": ""}
@@ -41,8 +43,14 @@ async def distribution(registries: Registries, name: Reference, auth: AuthConfig
     """A manifest's descriptor and platforms, straight from the registry."""
     wanted = name.with_default_tag()
 
+    configs: list[Json] = []
+
     async def ask(session: Session) -> Document:
-        return await session.manifest(wanted.digest or wanted.tag)
+        document = await session.manifest(wanted.digest or wanted.tag)
+        decoded = manifests.decode(document.body, document.media_type, str(wanted))
+        if isinstance(decoded, Manifest):
+            configs.append(json.loads(await session.config(decoded.config.digest)))
+        return document
 
     try:
         document = await _with_session(registries, wanted.domain, wanted, auth, "pull", ask)
@@ -50,8 +58,8 @@ async def distribution(registries: Registries, name: Reference, auth: AuthConfig
         raise not_found(error, wanted) from error
     assert document is not None
     decoded = manifests.decode(document.body, document.media_type, str(wanted))
-    offered = [str(each) for _, each in decoded.entries] if isinstance(decoded, Index) else []
-    shown = [platforms.Platform(*text.split("/")) for text in offered if "unknown" not in text]
+    entries = [each for _, each in decoded.entries] if isinstance(decoded, Index) else []
+    shown = [*entries, *(Platform.of(config) for config in configs)]
     return {
         "Descriptor": {
             "mediaType": document.media_type,

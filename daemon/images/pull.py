@@ -20,7 +20,7 @@ from daemon.images.registry.errors import RegistryError
 from daemon.images.sessions import Document, Registries, Session
 from daemon.images.store import ImageStore
 from daemon.images.streams import Say, together
-from storage.errors import Forbidden, Internal, InvalidArgument, NotFound, PydError
+from storage.errors import Forbidden, Internal, InvalidArgument, NotFound, PydError, Unauthenticated
 from storage.gc import Blob, Layer
 
 RESERVED = "scratch"
@@ -35,6 +35,8 @@ _FINAL = frozenset(("corrupt",))
 
 def not_found(error: RegistryError, reference: Reference) -> PydError:
     """dockerd's translatePullError: what becomes of a registry's refusal."""
+    if error.code == "UNAUTHORIZED":
+        return Unauthenticated(str(error))
     template = _MISSING.get(error.code)
     if template is None:
         return Internal(str(error))

@@ -15,11 +15,11 @@ from daemon.images import manifests, progress
 from daemon.images.manifests import Descriptor
 from daemon.images.model import AuthConfig, Image, digest_of
 from daemon.images.reference import DEFAULT_DOMAIN, Reference
-from daemon.images.registry.errors import RegistryError
+from daemon.images.registry.errors import NO_CREDENTIALS, RegistryError
 from daemon.images.sessions import Registries, Session
 from daemon.images.store import ImageStore, LayerBlob
 from daemon.images.streams import Say, together
-from storage.errors import Internal, InvalidArgument, NotFound
+from storage.errors import Internal, InvalidArgument, NotFound, Unauthenticated
 from storage.gc import Blob
 
 MOUNTS_TRIED = 3
@@ -71,7 +71,7 @@ class Push:
         named = [(ref, self._store.get(target)) for ref, target in self._store.references_in(reference)]
         found = [(ref, image) for ref, image in named if image is not None and not ref.digest]
         if not found:
-            raise Internal(f"no tags to push for {reference.familiar_name}")
+            raise Internal(f"An image does not exist locally with the tag: {reference.familiar_name}")
         return found
 
     async def _try_endpoints(self, targets: Sequence[tuple[Reference, Image]]) -> None:
@@ -97,7 +97,10 @@ class Push:
             finally:
                 await session.release()
         assert error is not None
-        raise Internal(str(error)) from error
+        if error.code == "UNAUTHORIZED":
+            raise Unauthenticated(str(error)) from error
+        text = NO_CREDENTIALS if error.code == "credentials" else str(error)
+        raise Internal(text) from error
 
     async def _push(self, session: Session, reference: Reference, image: Image) -> None:
         layers = [_Layer(diff_id, self._blob(diff_id)) for diff_id in image.diff_ids]

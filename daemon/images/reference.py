@@ -145,7 +145,7 @@ def parse_with(name: str, tag_or_digest: str) -> Reference:
     reference = parse(name)
     if not tag_or_digest:
         return reference
-    if ":" in tag_or_digest:
+    if is_digest(tag_or_digest):
         return reference.with_digest(tag_or_digest)
     return reference.trimmed().with_tag(tag_or_digest)
 

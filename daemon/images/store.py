@@ -69,6 +69,7 @@ class ImageStore:
         self._blobs: dict[str, LayerBlob] = {}
         self._writing = asyncio.Lock()
         self._syncing: asyncio.Task[None] | None = None
+        self._purging: asyncio.Task[int] | None = None
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -223,9 +224,9 @@ class ImageStore:
             self._syncing = asyncio.create_task(asyncio.to_thread(self.snapshots.sync))
 
     async def settle(self) -> None:
-        """Waits for what is being made durable."""
-        if self._syncing is not None:
-            await asyncio.gather(self._syncing, return_exceptions=True)
+        """Waits for what goes on behind the callers: making durable, deleting files."""
+        running = [task for task in (self._syncing, self._purging) if task is not None]
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def name(self, image_id: str, names: Sequence[Reference], *, tagged: bool = True) -> None:
         async with self._writing:
@@ -311,8 +312,13 @@ class ImageStore:
         for diff in lost:
             self._blobs.pop(diff, None)
         if collected.layers:
-            await asyncio.to_thread(self.snapshots.purge)
+            self._purge_soon()
         return collected
+
+    def _purge_soon(self) -> None:
+        """The files of removed layers are aside already; nobody waits for their deletion."""
+        if self._purging is None or self._purging.done():
+            self._purging = asyncio.create_task(asyncio.to_thread(self.snapshots.purge))
 
     async def reconcile(self) -> None:
         """At the start: layers that were being unpacked belong to nobody any more."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from daemon.images.model import AuthConfig
-from daemon.images.registry.errors import RegistryError, refusal
+from daemon.images.registry.errors import NO_CREDENTIALS, RegistryError, refusal
 
 if TYPE_CHECKING:
     import httpx
@@ -105,7 +105,7 @@ class Authorizer:
 
     def _basic(self) -> str:
         if not self._auth.username:
-            raise RegistryError("credentials", "no basic auth credentials")
+            raise RegistryError("credentials", NO_CREDENTIALS)
         pair = f"{self._auth.username}:{self._auth.password}".encode()
         return "Basic " + base64.b64encode(pair).decode()
 

@@ -95,15 +95,16 @@ class Repository:
     async def login(self) -> None:
         """Proves the credentials: GET /v2/ with them."""
         await self.ping()
-        answer = await self._send("GET", f"{self.endpoint.url}/v2/")
+        url = f"{self.endpoint.url}/v2/"
+        try:
+            await self._auth.header()
+        except RegistryError as error:  # the token server knows better what is wrong
+            raise RegistryError(error.code, f'Get "{url}": {error}') from None
+        answer = await self._send("GET", url)
         await answer.aread()
-        if answer.status_code == 401:
-            raise refusal(401, answer.content)
         if answer.status_code != 200:
             line = status_line(answer.status_code)
-            raise RegistryError(
-                "status", f"login attempt to {self.endpoint.url}/v2/ failed with status: {line}"
-            )
+            raise RegistryError("status", f"login attempt to {url} failed with status: {line}")
 
     async def tags(self) -> list[str]:
         url: str | None = self._url("tags/list")
@@ -120,7 +121,10 @@ class Repository:
     async def manifest(self, reference: str) -> Fetched:
         """By tag or digest; what comes by digest is verified."""
         answer = await self._checked(
-            "GET", self._url(f"manifests/{reference}"), headers={"Accept": ", ".join(ACCEPTED)}
+            "GET",
+            self._url(f"manifests/{reference}"),
+            headers={"Accept": ", ".join(ACCEPTED)},
+            called="GET" if ":" in reference else "HEAD",  # dockerd asks for a tag's digest first
         )
         body = answer.content
         digest = "sha256:" + hashlib.sha256(body).hexdigest()
@@ -278,8 +282,9 @@ class Repository:
         """With authorization; once more with new credentials after a 401; redirects lose them elsewhere."""
         content = options.pop("content", None)
         headers = options.pop("headers", {})
+        called = options.pop("called", method)
         for attempt in (1, 2):
-            authorization = await self._authorization(method, url)
+            authorization = await self._authorization(called, url)
             extra = {"Authorization": authorization} if authorization else {}
             body = content() if content else None
             answer = await self._plain(method, url, headers={**headers, **extra}, content=body)

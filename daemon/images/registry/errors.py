@@ -22,6 +22,9 @@ _DEFAULT_TEXTS = {
 }
 
 
+NO_CREDENTIALS = "no basic auth credentials"
+
+
 class RegistryError(Exception):
     """A transfer failed. `code` is the registry's error code, or one of ours in lower case:
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import socket
 import ssl
+from pathlib import Path
 
 import httpx
 
@@ -39,11 +41,21 @@ def _cause(url: str, error: BaseException) -> str:
         if isinstance(inner, ssl.SSLError):
             return _tls(inner)
         if isinstance(inner, socket.gaierror):
-            return f"dial tcp: lookup {address.rpartition(':')[0]}: no such host"
+            return f"dial tcp: lookup {address.rpartition(':')[0]}{_name_server()}: no such host"
         if isinstance(inner, OSError) and inner.errno in _WORDS:
             word = _WORDS[inner.errno]
             return f"dial tcp {address}: {word}" if word.startswith("connect") else word
     return _by_text(address, error)
+
+
+def _name_server() -> str:
+    """` on ADDRESS:53`: who was asked, as far as resolv.conf tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/etc/resolv.conf").read_text().splitlines():
+            words = line.split()
+            if len(words) > 1 and words[0] == "nameserver":
+                return f" on {words[1]}:53"
+    return ""
 
 
 def _by_text(address: str, error: BaseException) -> str:
