@@ -113,7 +113,8 @@ def _become_init(plan: Plan, start: Start, stage: _Stage) -> None:
         _await(start.sync)
         _become_root()
     stage.name = "setting up namespaces"
-    _session_keyring(plan.keyring)
+    if plan.keyring is not None:
+        _session_keyring(plan.keyring)
     if namespaces.new & sc.CLONE_NEWNET and not any(kind == sc.CLONE_NEWNET for kind, _ in start.joined):
         _loopback_up()
     context = operations.Context(start.sources)
@@ -269,7 +270,7 @@ def _become_root() -> None:
 def _session_keyring(name: bytes) -> None:
     """A session keyring of its own, or the process would hold the runtime's keys (keyctl(2))."""
     try:
-        key = sc.keyctl_join_session_keyring(name)
+        key = sc.keyctl_join_session_keyring(name or None)
         sc.keyctl_setperm(key, _KEYRING_PERMISSIONS)
     except OSError as error:
         if error.errno not in (1, 13, 38):  # EPERM, EACCES, ENOSYS: forbidden or absent where we run

@@ -87,7 +87,7 @@ class Plan:
         "domainname", "hooks", "hooks_wait", "hostname", "keyring", "namespaces", "process", "root", "sysctls",
     )  # fmt: skip
 
-    def __init__(self, spec: Object, bundle: str, *, pivot: bool, keyring: str) -> None:
+    def __init__(self, spec: Object, bundle: str, *, pivot: bool, keyring: str, new_keyring: bool) -> None:
         linux = get_object(spec, "linux", "linux")
         for name in _UNSUPPORTED:
             if linux.get(name):
@@ -98,7 +98,7 @@ class Plan:
         self.hostname = self._uts_name(spec, "hostname")
         self.domainname = self._uts_name(spec, "domainname")
         self.sysctls = sysctls.plan(spec, self.namespaces)
-        self.keyring = f"_ses.{keyring}".encode()
+        self.keyring = _keyring_name(keyring) if new_keyring else None
         self.hooks = _plan_hooks(spec)
         self.hooks_wait = self.hooks is not None and self.hooks.has("prestart", "createRuntime")
 
@@ -126,11 +126,16 @@ class ExecPlan:
         linux = get_object(spec, "linux", "linux")
         self.flags = namespaces.plan(linux).flags()
         self.process = ProcessPlan(process, linux)
-        self.keyring = f"_ses.{keyring}".encode()
+        self.keyring = _keyring_name(keyring)
 
     def describe(self) -> list[str]:
         names = [kind for kind, flag in namespaces.KINDS.items() if self.flags & flag]
         return [f"join the container's namespaces: {' '.join(names)}", *self.process.describe()]
+
+
+def _keyring_name(container: str) -> bytes:
+    """As runc names it; without a container's name the keyring is anonymous."""
+    return f"_ses.{container}".encode() if container else b""
 
 
 def _plan_hooks(spec: Object) -> Hooks | None:
@@ -151,12 +156,16 @@ def harden() -> None:
     hardening.harden()
 
 
-def prepare(spec: Object, bundle: str, *, pivot: bool = True, keyring: str | None = None) -> Plan:
+def prepare(
+    spec: Object, bundle: str, *, pivot: bool = True, keyring: str | None = None, new_keyring: bool = True
+) -> Plan:
     """Compute a container's start from its OCI `config.json`; raises SpecError naming the field.
 
-    `keyring` names the container's session keyring, by default after the bundle's directory.
+    `keyring` names the container's session keyring, by default after the bundle's directory;
+    new_keyring=False leaves it the runtime's. pivot=False is for roots that pivot_root(2) refuses.
     """
-    return Plan(spec, bundle, pivot=pivot, keyring=keyring or bundle.rstrip("/").rpartition("/")[2])
+    name = keyring or bundle.rstrip("/").rpartition("/")[2]
+    return Plan(spec, bundle, pivot=pivot, keyring=name, new_keyring=new_keyring)
 
 
 def prepare_exec(process: Object, spec: Object, keyring: str = "") -> ExecPlan:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import marshal
 import os
 from _blake2 import blake2b
-from array import array
 
 from daemon.runtime import syscalls as sc
 from daemon.runtime.errors import SpecError
@@ -39,17 +38,17 @@ class Program:
     __slots__ = ("code", "count", "flags")
 
     def __init__(self, code: bytes, flags: int) -> None:
-        self.code = array("Q", code)
+        self.code = sc.CodeBuffer(code)
         self.count = len(code) // _INSTRUCTION
         self.flags = flags
 
     def install(self) -> None:
         try:
-            sc.seccomp_set_filter(self.flags, self.count, self.code.buffer_info()[0])
+            sc.seccomp_set_filter(self.flags, self.count, self.code.address)
         except OSError as error:
             if error.errno != _EINVAL or not self.flags:
                 raise
-            sc.seccomp_set_filter(0, self.count, self.code.buffer_info()[0])  # kernels before 4.17
+            sc.seccomp_set_filter(0, self.count, self.code.address)  # kernels before 4.17
 
 
 _programs: dict[bytes, Program] = {}

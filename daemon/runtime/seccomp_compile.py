@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from daemon.runtime.spec import Object
 
-_ACTIONS = {
+ACTIONS = {
     "SCMP_ACT_ALLOW": 0x7FFF0000,
     "SCMP_ACT_ERRNO": 0x00050000,
     "SCMP_ACT_KILL": 0x00000000,
@@ -27,7 +27,7 @@ _ACTIONS = {
 }
 _WITH_VALUE = {"SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"}
 _ALLOWING = {"SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"}
-_COMPARISONS = {
+COMPARISONS = {
     "SCMP_CMP_EQ": 4,
     "SCMP_CMP_GE": 5,
     "SCMP_CMP_GT": 6,
@@ -37,7 +37,7 @@ _COMPARISONS = {
     "SCMP_CMP_NE": 1,
 }
 # SCMP_ARCH_* -> (libseccomp's name, AUDIT_ARCH_* as the kernel reports it).
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "SCMP_ARCH_AARCH64": ("aarch64", 0xC00000B7),
     "SCMP_ARCH_ARM": ("arm", 0x40000028),
     "SCMP_ARCH_X32": ("x32", 0xC000003E),
@@ -105,11 +105,11 @@ def _action(entry: Object, key: str, value_key: str, field: str) -> int:
     name = get_string(entry, key, f"{field}.{key}")
     if name == "SCMP_ACT_NOTIFY":
         raise SpecError(f"{field}.{key}", "SCMP_ACT_NOTIFY (a listener in user space) is not supported")
-    if name not in _ACTIONS:
+    if name not in ACTIONS:
         raise SpecError(f"{field}.{key}", f"{name!r} is not a seccomp action")
     if name in _WITH_VALUE:
-        return _ACTIONS[name] | get_int(entry, value_key, f"{field}.{value_key}", default=_EPERM, high=0xFFFF)
-    return _ACTIONS[name]
+        return ACTIONS[name] | get_int(entry, value_key, f"{field}.{value_key}", default=_EPERM, high=0xFFFF)
+    return ACTIONS[name]
 
 
 def _add_architectures(library: _Library, filter_: Any, profile: Object) -> list[str]:
@@ -117,11 +117,11 @@ def _add_architectures(library: _Library, filter_: Any, profile: Object) -> list
     native = _NATIVE.get(os.uname().machine, "SCMP_ARCH_X86_64")
     names = [native]
     for name in get_strings(profile, "architectures", "linux.seccomp.architectures"):
-        if name not in _ARCHITECTURES:
+        if name not in ARCHITECTURES:
             continue  # another machine's: Docker lists them all in some profiles
         if name in names:
             continue
-        token = library.arch_resolve_name(_ARCHITECTURES[name][0].encode())
+        token = library.arch_resolve_name(ARCHITECTURES[name][0].encode())
         result = library.arch_add(filter_, token)
         if result == 0:
             names.append(name)
@@ -155,9 +155,9 @@ def _add_rule(library: _Library, filter_: Any, rule: Object, default: int, field
 def _condition(entry: Object, field: str) -> tuple[int, bytes]:
     """(argument number, `struct scmp_arg_cmp`)."""
     index = get_int(entry, "index", f"{field}.index", high=5)
-    comparison = _COMPARISONS.get(get_string(entry, "op", f"{field}.op"))
+    comparison = COMPARISONS.get(get_string(entry, "op", f"{field}.op"))
     if comparison is None:
-        raise SpecError(f"{field}.op", f"must be one of {', '.join(_COMPARISONS)}")
+        raise SpecError(f"{field}.op", f"must be one of {', '.join(COMPARISONS)}")
     high = (1 << 64) - 1
     value = get_int(entry, "value", f"{field}.value", high=high)
     second = get_int(entry, "valueTwo", f"{field}.valueTwo", default=0, high=high)
@@ -196,19 +196,19 @@ def _unknown_calls(library: _Library, profile: Object, architectures: list[str])
         limits = [highest[name]]
         if name == "SCMP_ARCH_X86_64":
             limits.append(highest.get("SCMP_ARCH_X32", -1))
-        blocks.append(_block(_ARCHITECTURES[name][1], limits))
+        blocks.append(_block(ARCHITECTURES[name][1], limits))
     return _statement(_LOAD, 4) + b"".join(blocks)
 
 
 def _highest(library: _Library, architecture: str, names: set[str]) -> int:
-    token = library.arch_resolve_name(_ARCHITECTURES[architecture][0].encode())
+    token = library.arch_resolve_name(ARCHITECTURES[architecture][0].encode())
     numbers: list[int] = [library.syscall_resolve_name_arch(token, name.encode()) for name in names]
     return max(numbers)
 
 
 def _block(audit: int, limits: list[int]) -> bytes:
     """Entered with the architecture loaded; leaves with it loaded unless it was this one."""
-    enosys = _statement(_RETURN, _ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS)
+    enosys = _statement(_RETURN, ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS)
     if len(limits) == 1 or limits[1] < 0:
         body = _statement(_LOAD, 0) + _statement(_JGT, limits[0], 0, 1) + enosys
     else:

@@ -127,7 +127,7 @@ def _any_holds(
         return True
     if any(capability in capabilities for capability in conditions.get("caps") or []):
         return True
-    return bool(kernel) and release >= _version(kernel)
+    return kernel is not None and release >= _version(kernel)
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -125,6 +125,8 @@ NR_PIDFD_SEND_SIGNAL = 424
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     _Integer = _SimpleCData[int]
     _Buffer = Array[_SimpleCData[int]]
 else:
@@ -134,6 +136,10 @@ else:
 
 class _Long(_Integer):
     _type_ = "l"
+
+
+class _Byte(_Integer):
+    _type_ = "B"
 
 
 class _Call(CFuncPtr):
@@ -226,7 +232,7 @@ def ioprio_set(which: int, who: int, priority: int) -> None:
     _check(_syscall(NR["ioprio_set"], which, who, priority))
 
 
-def keyctl_join_session_keyring(name: bytes) -> int:
+def keyctl_join_session_keyring(name: bytes | None) -> int:
     return _check(_syscall(NR["keyctl"], KEYCTL_JOIN_SESSION_KEYRING, name))
 
 
@@ -282,6 +288,17 @@ def prctl(option: int, argument: int = 0, third: int = 0) -> int:
 
 def sched_setattr(pid: int, attributes: bytes) -> None:
     _check(_syscall(NR["sched_setattr"], pid, attributes, 0))
+
+
+class CodeBuffer:
+    """Bytes at an address that stays theirs (`array` would do, but imports collections.abc for 2 ms)."""
+
+    __slots__ = ("_memory", "address")
+
+    def __init__(self, code: bytes) -> None:
+        kind: Any = type("Code", (_Buffer,), {"_type_": _Byte, "_length_": len(code)})
+        self._memory = kind.from_buffer_copy(code)
+        self.address = addressof(self._memory)
 
 
 def seccomp_set_filter(flags: int, count: int, address: int) -> int:
