@@ -229,8 +229,9 @@ def _check_count(command: Command, name: str, count: int) -> None:
                    else f"'{full}' requires {kind}")  # fmt: skip
     else:
         problem = f"'{full}' requires at most {most} argument{'s' * (most != 1)}"
+    verb = "Run" if most == 0 or least == most else "See"
     raise ArgumentsError(
-        f"{PROGRAM}: {problem}\n\nUsage:  {command.usage(name)}\n\nSee '{full} --help' for more information"
+        f"{PROGRAM}: {problem}\n\nUsage:  {command.usage(name)}\n\n{verb} '{full} --help' for more information"
     )
 
 

@@ -34,6 +34,8 @@ def to_text(value: Any) -> str:
         return "<nil>"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, Struct):
+        return f"{{{' '.join(map(_inside, value.values()))}}}"
     if isinstance(value, Mapping):
         inner = " ".join(f"{key}:{_inside(value[key])}" for key in sorted(value))
         return f"map[{inner}]"
@@ -56,8 +58,18 @@ def type_name(value: Any) -> str:
     return names.get(type(value), "nil" if value is None or isinstance(value, Nil) else type(value).__name__)
 
 
+class Struct(dict[str, Any]):
+    """A record of Go: printed as its values, `{a b}`, where a map is printed with its keys."""
+
+
 def to_json(value: Any) -> str:
-    return json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=False)
+    return escape_html(text) if hasattr(value, "kind") else text
+
+
+def escape_html(text: str) -> str:
+    """Go's default in JSON; only `{{json}}` of plain values is free of it."""
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _plain(value: Any) -> Any:

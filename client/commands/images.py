@@ -47,14 +47,14 @@ def names_of(image: dict[str, Any], *, digests: bool) -> list[tuple[str, str, st
     untagged = by_repository.keys() - {repository for repository, _ in tagged}
     rows += [(repository, _NONE, by_repository[repository]) for repository in sorted(untagged)]
     if not digests:
-        rows = list(dict.fromkeys((repository, tag, digest) for repository, tag, digest in rows))
+        rows = list(dict.fromkeys((repository, tag, _NONE) for repository, tag, _ in rows))
     return rows or [(_NONE, _NONE, _NONE)]
 
 
 def rows_of(image: dict[str, Any], *, short: bool, digests: bool) -> list[dict[str, Any]]:
     def size(name: str) -> str:
         value = image.get(name, -1)
-        return "N/A" if value is None or value == -1 else human_size(value, 3)
+        return "N/A" if value is None or value == -1 else human_size(value)
 
     shared, whole, count = image.get("SharedSize", -1), image.get("Size", 0), image.get("Containers", -1)
     common = {
@@ -62,9 +62,9 @@ def rows_of(image: dict[str, Any], *, short: bool, digests: bool) -> list[dict[s
         "CreatedSince": ago(image["Created"]) if image["Created"] > 0 else "N/A",
         "CreatedAt": go_time(image["Created"]),
         "Size": human_size(whole, 3),
-        "VirtualSize": human_size(whole, 3),
+        "VirtualSize": human_size(whole),
         "SharedSize": size("SharedSize"),
-        "UniqueSize": "N/A" if shared in (-1, None) else human_size(whole - shared, 3),
+        "UniqueSize": "N/A" if shared in (-1, None) else human_size(whole - shared),
         "Containers": "N/A" if count in (-1, None) else str(count),
     }
     return [{**common, "Repository": repository, "Tag": tag, "Digest": digest}

@@ -9,7 +9,7 @@ from client.errors import ApiError, ClientError
 from client.options import Command, Parsed
 from client.render.listing import to_json, unescape
 from client.session import Session, say, warn
-from client.template_functions import NIL
+from client.template_functions import NIL, Struct
 
 PLAIN_FLAGS = "f|format|string||'json' or a Go template"
 SIZE_FLAGS = f"{PLAIN_FLAGS}\ns|size|bool||Show sizes of containers"
@@ -21,13 +21,15 @@ _LISTS = frozenset(("Binds", "CapAdd", "CapDrop", "Cmd", "DeviceCgroupRules", "D
                     "DnsOptions", "DnsSearch", "Entrypoint", "Env", "ExecIDs", "ExtraHosts", "GroupAdd", "Links",
                     "MaskedPaths", "Mounts", "OnBuild", "ReadonlyPaths", "RepoDigests", "RepoTags", "SecurityOpt",
                     "Ulimits", "VolumesFrom", "Aliases", "DNSNames"))  # fmt: skip
-_MAPS = frozenset(("Labels", "Options", "Ports", "PortBindings", "Volumes", "ExposedPorts", "DriverOpts", "Sysctls"))
+_MAPS = frozenset(("Labels", "Options", "Ports", "PortBindings", "Volumes", "ExposedPorts", "DriverOpts", "Sysctls",
+                   "Networks", "Containers", "Tmpfs", "Annotations", "StorageOpt", "Data", "Config/LogConfig",
+                   "Status"))  # fmt: skip
 _LEFT_OUT: dict[str, dict[str, Any]] = {
     "State": {"Health": NIL},
     "Config": {"Healthcheck": NIL, "ExposedPorts": {}, "StopSignal": "", "StopTimeout": NIL, "MacAddress": ""},
     "HostConfig": {"Init": NIL, "Mounts": [], "Tmpfs": {}, "Sysctls": {}, "StorageOpt": {}, "Annotations": {}},
 }
-"""Fields that the JSON leaves out when they are empty, and that a template may still ask for."""
+"""Fields of a container that the JSON leaves out when they are empty, and that a template may still ask for."""
 
 Getter = Callable[[Session, str, Parsed], Any]
 
@@ -64,15 +66,20 @@ def _any(session: Session, name: str, parsed: Parsed) -> Any:
     raise ClientError(f"Error: No such object: {name}")
 
 
-def for_template(value: Any, key: str = "") -> Any:
-    """The document as Go's types would print it: null lists are `[]`, null maps `map[]`, other nulls `<nil>`."""
+def for_template(value: Any, key: str = "", parent: str = "") -> Any:
+    """The document as Go's types would print it: records `{...}`, null lists `[]`, null maps `map[]`, else `<nil>`."""
+    is_map = key in _MAPS or f"{key}/{parent}" in _MAPS
     if isinstance(value, dict):
-        full = {**_LEFT_OUT.get(key, {}), **value}
-        return {name: for_template(item, name) for name, item in full.items()}
+        if not key and "HostConfig" in value:
+            value = {"SizeRw": NIL, "SizeRootFs": NIL, **value}
+        elif parent == ".":
+            value = {**value, **{name: empty for name, empty in _LEFT_OUT.get(key, {}).items() if name not in value}}
+        converted = {name: for_template(item, "" if is_map else name, key or ".") for name, item in value.items()}
+        return converted if is_map else Struct(converted)
     if isinstance(value, list):
-        return [for_template(item) for item in value]
+        return [for_template(item, "", key) for item in value]
     if value is None:
-        return [] if key in _LISTS else {} if key in _MAPS else NIL
+        return [] if key in _LISTS else {} if is_map else NIL
     return value
 
 
@@ -99,7 +106,7 @@ def inspect_with(get: Getter, session: Session, parsed: Parsed) -> int:
     if template is not None:
         _print_rendered(template.render, found)
     elif text == "json":
-        say("\n".join(to_json(item) for item in found) if found else "")
+        say(to_json(found))
     else:
         say(to_json(found, indent=4))
     if problems:
@@ -114,6 +121,7 @@ def _print_rendered(render: Callable[[Any], str], found: list[Any]) -> None:
         try:
             say(render(for_template(item)))
         except ClientError as error:
+            say()
             raise ClientError(f"template parsing error: {error}") from None
 
 

@@ -11,7 +11,7 @@ from client.creation.validators import label, link, to_map
 from client.errors import ClientError
 from client.options import Command, Parsed
 from client.render.listing import check_template, show
-from client.render.units import short_id
+from client.render.units import go_timestamp, short_id
 from client.session import Session, each, filters_json, say, warn
 from client.values import Converter
 
@@ -69,7 +69,7 @@ def _row(network: dict[str, Any], *, short: bool) -> dict[str, Any]:
         "IPv6": str(bool(network.get("EnableIPv6"))).lower(),
         "Internal": str(bool(network.get("Internal"))).lower(),
         "Labels": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
-        "CreatedAt": network.get("Created", ""),
+        "CreatedAt": go_timestamp(network.get("Created", "")),
         "Label": lambda name: labels.get(name, ""),
     }
 

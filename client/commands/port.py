@@ -33,7 +33,7 @@ def _one(name: str, wanted: str, ports: dict[str, list[Any] | None]) -> int:
         raise ClientError(f"Error: invalid port '{number}'")
     key = f"{number}/{protocol or 'tcp'}"
     if not ports.get(key):
-        raise ClientError(f"Error: No public port '{key}' published for {name}")
+        raise ClientError(f"Error: No public port '{wanted}' published for {name}")
     for binding in ports[key] or []:
         say(_where(binding))
     return 0

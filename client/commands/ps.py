@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from client.options import Command, Parsed
@@ -105,7 +106,7 @@ def row(container: dict[str, Any], *, short: bool) -> dict[str, Any]:
         "Mounts": ",".join(ellipsis(name, 15) if short else name for name in mount_names),
         "LocalVolumes": str(sum(mount.get("Driver") == "local" for mount in mounts)),
         "Networks": ",".join(sorted((container.get("NetworkSettings") or {}).get("Networks") or {})),
-        "Platform": "/".join(filter(None, (platform.get("os"), platform.get("architecture")))),
+        "Platform": "/".join((platform["os"], platform["architecture"])) if platform else None,
     }
 
 
@@ -127,7 +128,7 @@ def ps(session: Session, parsed: Parsed) -> int:
     query = {
         "all": 1 if parsed.on("all") or parsed.on("latest") else None,
         "limit": last if last > 0 else None,
-        "size": 1 if parsed.on("size") or ".Size" in text else None,
+        "size": 1 if parsed.on("size") or re.search(r"\.Size|json\s+\.", text) else None,
         "filters": filters_json(parsed.items("filter")),
     }
     containers = session.api.json("GET", "/containers/json", query=query)

@@ -66,7 +66,8 @@ def _verbose(usage: dict[str, Any]) -> None:
     say(table([image_command.COLUMNS[name] for name in names], [[row[name] for name in names] for row in rows]))
     say("\nContainers space usage:\n")
     names = ("ID", "Image", "Command", "LocalVolumes", "Size", "RunningFor", "Status", "Names")
-    containers = [container_command.row(entry, short=True) for entry in usage.get("Containers") or []]
+    containers = [{**container_command.row(entry, short=True), "Size": human_size(entry.get("SizeRw") or 0)}
+                  for entry in usage.get("Containers") or []]  # fmt: skip
     say(table([container_command.COLUMNS[name] for name in names],
               [[row[name] for name in names] for row in containers]))  # fmt: skip
     say("\nLocal Volumes space usage:\n")

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from client.errors import ClientError
 from client.render.table import align, table
+
+if TYPE_CHECKING:
+    from client.templates import Template
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, str]
@@ -25,24 +28,27 @@ def show(rows: Sequence[Row], columns: Columns, default: Sequence[str], chosen: 
         echo(table(header, [[str(row[name]) for name in default] for row in rows]))
     elif chosen == "json":
         for row in rows:
-            echo(to_json({name: row[name] for name in sorted(columns) if not callable(row[name])}))
+            echo(row_json({name: row[name] for name in sorted(columns) if not callable(row[name])}))
     elif chosen.startswith("table"):
-        _templated_table(rows, columns, unescape(chosen[5:].strip()), kind, echo)
+        _templated_table(rows, columns, chosen[5:].strip(), kind, echo)
     else:
-        from client.templates import Template
-
-        template = Template(unescape(chosen))
+        template = _parsed(chosen)
         for row in rows:
-            echo(template.render(Fields(row, kind)))
+            echo(_rendered(template, Fields(row, kind)))
+
+
+def row_json(values: Mapping[str, Any]) -> str:
+    """A row's JSON; Go's encoder escapes what HTML minds."""
+    from client.template_functions import escape_html
+
+    return escape_html(to_json(values))
 
 
 def _templated_table(rows: Sequence[Row], columns: Columns, text: str, kind: str,
                      echo: Callable[[str], None]) -> None:  # fmt: skip
-    from client.templates import Template
-
-    template = Template(text)
+    template = _parsed(text)
     header = template.render(Fields({name: _Header(title) for name, title in columns.items()}, kind), headers=True)
-    lines = [header, *(template.render(Fields(row, kind)) for row in rows)]
+    lines = [header, *(_rendered(template, Fields(row, kind)) for row in rows)]
     echo("\n".join(align("\n".join(lines).split("\n"))))
 
 
@@ -74,10 +80,21 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 
 def check_template(text: str) -> None:
     """Raise before anything is asked of the daemon when a template cannot be parsed."""
+    if text and text not in ("json", "table"):
+        _parsed(text.removeprefix("table"))
+
+
+def _parsed(text: str) -> Template:
     from client.templates import Template
 
-    if text and text not in ("json", "table"):
-        Template(unescape(text.removeprefix("table")))
+    try:
+        return Template(unescape(text))
+    except ClientError as error:
+        raise ClientError(f"failed to parse template: {error}") from None
 
 
-__all__ = ["ClientError", "Columns", "Fields", "Row", "check_template", "show", "to_json", "unescape"]
+def _rendered(template: Template, row: Fields) -> str:
+    try:
+        return template.render(row)
+    except ClientError as error:
+        raise ClientError(f"failed to execute template: {error}") from None

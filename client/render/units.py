@@ -72,6 +72,15 @@ def go_time(stamp: float) -> str:
     return datetime.fromtimestamp(stamp).astimezone().strftime("%Y-%m-%d %H:%M:%S %z %Z")
 
 
+def go_timestamp(text: str) -> str:
+    """An RFC 3339 time in Go's default print, fraction kept: `2026-11-24 21:39:09.127333473 +0000 UTC`."""
+    match = re.fullmatch(r"(\S+)T(\d\d:\d\d:\d\d(?:\.\d+)?)(Z|[+-]\d\d:\d\d)", text)
+    if match is None:
+        return text
+    zone = match[3].replace(":", "")
+    return f"{match[1]} {match[2]} {'+0000 UTC' if zone == 'Z' else f'{zone} {zone}'}"
+
+
 def go_duration(nanoseconds: int) -> str:
     """Go's print of a duration: `1h0m0s`, `1.5s`, `300ms`."""
     if nanoseconds == 0:
