@@ -134,6 +134,13 @@ class Kernel:
     def has_table(self) -> bool:
         return any(item["table"]["name"] == self._table for item in self._nft.query("list tables inet"))
 
+    def repair(self, plans: Iterable[BridgePlan], publications: Iterable[Publication]) -> None:
+        """Someone changed the firewall: have our table again if it is gone, and be accepted abroad."""
+        if not self.has_table():
+            log.warning("firewall table %s is gone; making it again", self._table)
+            self.replace_table(plans, publications)
+        self.accept_abroad()
+
     def remove_table(self) -> None:
         self._nft.run(firewall.remove_table(self._table))
 

@@ -31,6 +31,7 @@ from daemon.network.pool import Pool
 from daemon.network.ports import PortAllocator
 from daemon.network.sandboxes import Sandbox
 from daemon.network.serving import Serving
+from daemon.network.watch import FirewallWatch
 from daemon.network.worker import Worker
 from storage.errors import Forbidden, NotFound
 from storage.records import Delete, Put
@@ -68,6 +69,7 @@ class NetworkService:
         self._kernel: Kernel
         self._pool: Pool
         self._joining: Joining
+        self._watch: FirewallWatch
 
     async def start(self, live: Collection[str] = ()) -> None:
         """Make or adopt bridges and firewall; drop all that belongs to containers not in `live`."""
@@ -106,6 +108,7 @@ class NetworkService:
             self._serving.publish(container_id)
             await self._resolve_for(container_id)
         bridge = self._registry.resolve("bridge")
+        self._watch = FirewallWatch(self._firewall_changed)
         if any(network.subnet and not network.builtin for network in self._registry):
             self._pool.keep_named()
         self._pool.start(bridge.plan, self._spaces[bridge.id])
@@ -115,6 +118,7 @@ class NetworkService:
 
         With no container left the bridges and the table go as well; start() makes them again.
         """
+        self._watch.close()
         for timer in self._reapers:
             timer.cancel()
         await self._pool.stop()
@@ -329,6 +333,11 @@ class NetworkService:
         note = asyncio.ensure_future(self._records.write([Put(SANDBOXES, container_id, sandbox.record())]))
         self._notes.add(note)
         note.add_done_callback(self._notes.discard)
+
+    def _firewall_changed(self) -> None:
+        plans = [network.plan for network in self._registry if network.driver == "bridge"]
+        publications = [one for sandbox in self._sandboxes.values() for one in sandbox.publications()]
+        self._worker.later(self._kernel.repair, plans, publications)
 
     def _restore(self, container_id: str, before: Sandbox | None) -> None:
         """Make the sandbox what it was before a failed join."""
