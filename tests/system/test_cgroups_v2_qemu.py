@@ -38,11 +38,20 @@ pytestmark = [
 ]
 
 INIT = """#!/bin/busybox sh
+# pivot_root refuses a root that is the initramfs itself, but not a bind mount of it.
+/bin/busybox mount --bind / /root
+cd /root
+/bin/busybox mount --move . /
+exec /bin/busybox chroot . /bin/busybox sh /start
+"""
+
+START = """
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
+mount -t tmpfs run /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for module in /modules/*.ko; do insmod $module; done
 ip link set lo up
@@ -107,12 +116,14 @@ def kernel_files(cache: Path) -> tuple[Path, list[Path]]:
 def initramfs(modules: list[Path]) -> bytes:
     """A newc archive (Documentation/driver-api/early-userspace/buffer-format.rst)."""
     archive = Archive()
-    for directory in ("proc", "sys", "dev", "tmp", "bin", "modules"):
+    for directory in ("proc", "sys", "dev", "tmp", "run", "root", "bin", "modules", "bundle/rootfs/bin"):
         archive.directory(directory)
     busybox = shutil.which("busybox")
     assert busybox
-    archive.file("bin/busybox", Path(busybox).read_bytes(), 0o755)
-    archive.file("init", (INIT % {"python": PYTHON}).encode(), 0o755)
+    for name in ("bin/busybox", "bundle/rootfs/bin/busybox"):
+        archive.file(name, Path(busybox).read_bytes(), 0o755)
+    archive.file("init", INIT.encode(), 0o755)
+    archive.file("start", (START % {"python": PYTHON}).encode())
     for number, module in enumerate(modules):
         archive.file(f"modules/{number}-{module.name}", module.read_bytes())
     for path in python_files():
@@ -121,8 +132,8 @@ def initramfs(modules: list[Path]) -> bytes:
         archive.file(f"pyd/{name}", (REPOSITORY / name).read_bytes())
     for folder in ("daemon/cgroups", "daemon/runtime"):
         for path in sorted((REPOSITORY / folder).rglob("*")):
-            if path.suffix in (".py", ".json"):
-                archive.file(f"pyd/{path.relative_to(REPOSITORY)}", path.read_bytes())
+            if path.suffix in (".py", ".json") or path.name == "pyd-oci":
+                archive.file(f"pyd/{path.relative_to(REPOSITORY)}", path.read_bytes(), 0o755)
     name = "tests/system/cgroups_v2_guest.py"
     archive.file(f"pyd/{name}", (REPOSITORY / name).read_bytes())
     return archive.finish()

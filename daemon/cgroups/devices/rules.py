@@ -29,9 +29,11 @@ DEFAULT_RULES: tuple[dict[str, Any], ...] = (
     {"allow": True, "type": "c", "major": 1, "minor": 9, "access": "rwm"},
     {"allow": True, "type": "c", "major": 5, "minor": 0, "access": "rwm"},
     {"allow": True, "type": "c", "major": 5, "minor": 2, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 10, "minor": 200, "access": "rwm"},
     {"allow": True, "type": "c", "major": 136, "access": "rwm"},
 )
-"""null, zero, full, random, urandom, tty, ptmx, pts/*; and mknod of anything, which opens nothing."""
+"""mknod of anything, which opens nothing; null, zero, full, random, urandom, tty, ptmx, net/tun (which runc
+dropped once and brought back in 1.2.4) and pts/*."""
 
 
 class Device:
