@@ -147,9 +147,9 @@ def test_garbage_instead_of_a_database_is_named(path: Path) -> None:
         Records(path)
 
 
-async def test_damage_in_the_middle_is_named(path: Path) -> None:
+def test_damage_in_the_middle_is_named(path: Path) -> None:
     records = Records(path)
-    await records.write([Put("k", str(n), {"x": "y" * 500}) for n in range(200)])
+    records.write_sync([Put("k", str(n), {"x": "y" * 500}) for n in range(200)])
     records.close()
     data = bytearray(path.read_bytes())
     for page in range(4, len(data) // 4096):
