@@ -323,6 +323,22 @@ def test_kill_ends_a_fork_bomb(
     wait_until(lambda: not cgroup.pids())
 
 
+def test_kill_reaches_who_is_not_in_the_v2_tree(
+    layout: Layout, cgroup: Cgroup, spawn: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """Moved in by hand, in v1's hierarchies only."""
+    cgroup.create({})
+    inside = spawn("input()")
+    with subprocess.Popen(["sleep", "60"]) as outside:
+        try:
+            for mount in set(layout.v1.values()):
+                Path(mount, cgroup.path, "cgroup.procs").write_text(str(outside.pid))
+            cgroup.kill()
+            assert inside.wait(5) == outside.wait(5) == -signal.SIGKILL
+        finally:
+            outside.kill()
+
+
 def test_kill_and_pids_reach_nested_cgroups(
     layout: Layout, cgroup: Cgroup, spawn: Callable[..., subprocess.Popen[bytes]]
 ) -> None:

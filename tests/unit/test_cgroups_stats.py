@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -180,6 +181,31 @@ def test_v1_order_of_memory_and_swap(v1: Layout, monkeypatch: pytest.MonkeyPatch
         written.clear()
         memory.apply(directory, {"memory": wanted})
         assert written == order
+
+
+def test_hybrid_does_without_a_v2_tree_it_may_not_write_to(
+    v1: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from daemon.cgroups import files
+
+    def read_only(directory: str, real: Any = files.make_directory) -> list[str]:
+        if directory.startswith(f"{v1.unified}/"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        made: list[str] = real(directory)
+        return made
+
+    monkeypatch.setattr(files, "make_directory", read_only)
+    cgroup = open_cgroup(v1, "pyd/new")
+    cgroup.create({})
+    for mount in v1.v1.values():
+        for name in ("cgroup.procs", "tasks"):
+            Path(mount, "pyd/new", name).touch()
+    cgroup.attach(4711)
+    assert Path(v1.v1["pids"], "pyd/new/cgroup.procs").read_text() == "4711"
+    entry = cgroup.entry()
+    assert entry.directory is None
+    assert len(entry.tasks) == len(v1.v1)
+    entry.close()
 
 
 @pytest.mark.parametrize("layout_name", ["v1", "v2"])

@@ -6,6 +6,7 @@ figures, and a place for cgroup namespaces to begin.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -59,10 +60,7 @@ class LegacyCgroup:
         self._layout = layout
         self._paths = {name: f"{mount}/{path}" for name, mount in layout.v1.items()}
         self._unified = f"{layout.unified}/{path}" if layout.unified else None
-        unique = dict.fromkeys(self._paths.values())
-        if self._unified:
-            unique[self._unified] = None
-        self._unique = tuple(unique)
+        self._unique = tuple(dict.fromkeys(self._paths.values()))
 
     def create(self, resources: dict[str, Any]) -> None:
         self._refuse_unmounted(resources)
@@ -70,6 +68,8 @@ class LegacyCgroup:
         try:
             for directory in self._unique:
                 self._make(directory, made)
+            if self._unified:
+                self._make_unified(made)
             if "cpuset" in self._paths:
                 cpuset.create(self._paths["cpuset"], resources, self._layout.v1["cpuset"])
             if "devices" in self._paths:
@@ -92,13 +92,28 @@ class LegacyCgroup:
                 raise CgroupError(
                     f"mkdir {directory}: File exists and holds processes {holders[:8]}",
                     file=directory,
-                    errno=17,
+                    errno=errno.EEXIST,
                 )
             if not files.children(directory):
                 files.remove_tree(directory)
                 made += files.make_directory(directory)
         except OSError as error:
             raise CgroupError.of("mkdir", directory, error) from error
+
+    def _make_unified(self, made: list[str]) -> None:
+        """The v2 directory limits nothing, so a v2 tree that cannot be written to is done without."""
+        assert self._unified is not None
+        try:
+            self._make(self._unified, made)
+        except CgroupError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+
+    def _all_directories(self) -> tuple[str, ...]:
+        """Every directory of the cgroup; the v2 one of a hybrid if it could be made."""
+        if self._unified and files.exists(self._unified):
+            return (*self._unique, self._unified)
+        return self._unique
 
     def _refuse_unmounted(self, resources: dict[str, Any]) -> None:
         """A limit that no mounted controller would enforce is an error, never silently nothing."""
@@ -124,7 +139,7 @@ class LegacyCgroup:
         self._apply(resources)
 
     def attach(self, pid: int) -> None:
-        for directory in self._unique:
+        for directory in self._all_directories():
             files.write(f"{directory}/cgroup.procs", pid)
 
     def directory_fd(self) -> int | None:
@@ -134,10 +149,10 @@ class LegacyCgroup:
         opened: list[int] = []
         file = ""
         try:
-            for directory in dict.fromkeys(self._paths.values()):
+            for directory in self._unique:
                 file = f"{directory}/tasks"
                 opened.append(os.open(file, os.O_WRONLY | os.O_CLOEXEC))
-            if self._unified is None:
+            if self._unified is None or not files.exists(self._unified):
                 return Entry(None, tuple(opened), self.path)
             file = self._unified
             fd = os.open(file, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -164,22 +179,21 @@ class LegacyCgroup:
         return "freezer" in self._paths and freezer.frozen(self._paths["freezer"])
 
     def kill(self, signal: int = 9) -> None:
-        if signal == 9 and self._kill_unified():
-            self.thaw()
-        elif self.exists():
-            from daemon.cgroups.killing import signal_all
+        if not self.exists() or (signal == 9 and self._kill_unified()):
+            return
+        from daemon.cgroups.killing import signal_all
 
-            signal_all(self, signal)
+        signal_all(self, signal)
 
     def _kill_unified(self) -> bool:
-        """`cgroup.kill` of a hybrid's v2 directory, if the processes are in there."""
+        """`cgroup.kill` of a hybrid's v2 directory; True if that reached everybody. Somebody may be in the
+        v1 directories only: whoever was moved there by hand."""
         if self._unified is None or not files.exists(f"{self._unified}/cgroup.kill"):
             return False
-        inside = set(files.walk_pids(self._unified))
-        if not inside.issuperset(self.pids()):
-            return False
         files.write(f"{self._unified}/cgroup.kill", 1)
-        return True
+        self.thaw()  # the v1 freezer holds the dying
+        left = self.pids()
+        return set(left) <= set(files.walk_pids(self._unified))
 
     def pids(self) -> list[int]:
         for controller in _PID_SOURCES:
@@ -189,18 +203,18 @@ class LegacyCgroup:
 
     def delete(self) -> None:
         deadline = time.monotonic() + files.DELETE_SECONDS
-        for directory in self._unique:
+        for directory in self._all_directories():
             files.remove_tree(directory, max(0.0, deadline - time.monotonic()))
 
     def exists(self) -> bool:
-        return any(files.exists(directory) for directory in self._unique)
+        return any(files.exists(directory) for directory in self._all_directories())
 
     def stats(self) -> Stats:
         from daemon.cgroups.pressure import read_pressure
         from daemon.cgroups.stats import BlkioStats, MemoryStats, PidsStats, Stats
 
         if not self.exists():
-            raise CgroupError(f"no such cgroup: {self.path}", file=self._unique[0], errno=2)
+            raise CgroupError(f"no such cgroup: {self.path}", file=self._unique[0], errno=errno.ENOENT)
         paths = self._paths
         return Stats(
             version=1,
