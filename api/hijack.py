@@ -84,6 +84,11 @@ class Connection:
             raise ClientGone from None
         return Raw(raw, early)
 
+    def drop(self) -> None:
+        """Cuts the connection in the middle of an answer that nobody hears any more."""
+        self._protocol.let_go()
+        self._protocol.transport.abort()
+
     def _take_by_pump(self, head: bytes) -> Raw:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.errors import ClientGone, message_of
-from api.hijack import EXTENSION
+from api.hijack import EXTENSION, Connection
 from storage.errors import PydError
 
 log = logging.getLogger("pyd.api")
@@ -91,10 +91,12 @@ class Stream(Response):
             await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
-            if not sending.done():
-                sending.cancel()
+            cut = sending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sending
+            connection = _connection(scope)
+            if cut and connection is not None:
+                connection.drop()
 
     async def _send_all(self, send: Send) -> None:
         try:
@@ -116,9 +118,14 @@ async def _close(source: AsyncIterator[bytes]) -> None:
         await close()
 
 
+def _connection(scope: Scope) -> Connection | None:
+    found: Connection | None = scope.get("extensions", {}).get(EXTENSION)
+    return found
+
+
 async def _hung_up(scope: Scope, receive: Receive) -> None:
     """Returns when the client is gone: by the hijack extension, else (another server) by ASGI's word."""
-    connection = scope.get("extensions", {}).get(EXTENSION)
+    connection = _connection(scope)
     if connection is not None:
         await connection.gone.wait()
         return
