@@ -1,7 +1,6 @@
 """`pyd-oci create`, `start` and `run`.
 
-The order serves speed: the child is cloned as soon as the plan stands, and while it builds its root on one
-processor, this process loads the cgroup code, makes the cgroups and writes the state file on another.
+While the child builds its root on one processor, this process writes the state file on another.
 """
 
 from __future__ import annotations
@@ -28,23 +27,6 @@ if TYPE_CHECKING:
 _START_TIMEOUT = 60.0
 
 
-class LateCgroup:
-    """A cgroup that is made when the child is put into it: beside the child's work, not before it."""
-
-    def __init__(self, container: Container, resources: Object) -> None:
-        self.container, self.resources = container, resources
-        self.made: Cgroup | None = None
-
-    def directory_fd(self) -> int | None:
-        return None
-
-    def attach(self, pid: int) -> None:
-        cgroup = self.container.cgroup()
-        cgroup.create(self.resources)
-        self.made = cgroup
-        cgroup.attach(pid)
-
-
 class Making:
     """One container being made, with what has to be undone when that fails."""
 
@@ -65,17 +47,21 @@ class Making:
         linux = get_object(self.spec, "linux", "linux")
         self.container.bundle = self.bundle
         self.container.cgroup_path = cgroup_path(linux, self.container.id)
-        self.cgroup = LateCgroup(self.container, get_object(linux, "resources", "linux.resources"))
+        self.resources = get_object(linux, "resources", "linux.resources")
+        self.cgroup: Cgroup | None = None
         self.child: Child | None = None
         self.master = -1
         self.container.claim(context.root)
 
     def spawn(self, *, listener: _socket.socket | None) -> Child:
+        cgroup = self.container.cgroup()
+        cgroup.create(self.resources)
+        self.cgroup = cgroup
         stdio = None if self.plan.process.terminal else launch.Stdio(0, 1, 2)
         self.child = launch.spawn(
             self.plan,
             stdio,
-            cgroup=self.cgroup,  # type: ignore[arg-type]
+            cgroup=cgroup,
             listener=listener,
             preserve_fds=preserved(self.arguments),
         )
@@ -122,9 +108,9 @@ class Making:
     def undo(self) -> None:
         if self.child is not None:
             spawning.discard(self.child)
-        if self.cgroup.made is not None:
-            self.cgroup.made.kill()
-            self.cgroup.made.delete()
+        if self.cgroup is not None:
+            self.cgroup.kill()
+            self.cgroup.delete()
         self.container.forget()
 
 

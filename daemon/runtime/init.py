@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from daemon.runtime.joining import CgroupEntry
     from daemon.runtime.launch import ExecPlan, Plan
     from daemon.runtime.process import ProcessPlan
 else:
@@ -39,13 +40,14 @@ _SIOCSIFFLAGS = 0x8914
 class Start:
     """What belongs to one start rather than to the plan: descriptors and switches."""
 
-    __slots__ = ("gate", "handled", "joined", "listener", "preserve", "sources", "stdio", "sync")
+    __slots__ = ("cgroup", "gate", "handled", "joined", "listener", "preserve", "sources", "stdio", "sync")
 
     def __init__(
         self,
         sync: _socket.socket,
         stdio: tuple[int, int, int] | None,
         handled: list[int],
+        cgroup: CgroupEntry,
         *,
         gate: bool = False,
         listener: _socket.socket | None = None,
@@ -53,7 +55,7 @@ class Start:
         joined: list[tuple[int, int]] | None = None,
         sources: dict[int, int] | None = None,
     ) -> None:
-        self.sync, self.stdio, self.handled = sync, stdio, handled
+        self.sync, self.stdio, self.handled, self.cgroup = sync, stdio, handled, cgroup
         self.gate, self.listener, self.preserve = gate, listener, preserve
         self.joined = joined or []
         self.sources = sources or {}
@@ -104,6 +106,7 @@ def _guarded(start: Start, stage: _Stage, steps: Callable[[], None]) -> NoReturn
 
 def _become_init(plan: Plan, start: Start, stage: _Stage) -> None:
     namespaces, program = plan.namespaces, plan.process
+    stage.name = "entering the cgroups"
     _detach(start)
     stage.name = "joining namespaces"
     for kind, fd in start.joined:
@@ -203,6 +206,7 @@ def _open_console(program: ProcessPlan, sync: _socket.socket, context: operation
 
 def _become_exec(plan: ExecPlan, start: Start, stage: _Stage, init_pidfd: int) -> None:
     program = plan.process
+    stage.name = "entering the cgroups"
     _detach(start)
     stage.name = "joining the container's namespaces"
     flags = plan.flags & ~sc.CLONE_NEWPID  # that one the parent joined before the clone
@@ -230,7 +234,8 @@ def _become_exec(plan: ExecPlan, start: Start, stage: _Stage, init_pidfd: int) -
 
 
 def _detach(start: Start) -> None:
-    """Leave the parent's signals, session and descriptors behind."""
+    """Enter the cgroups; leave the parent's signals, session and descriptors behind."""
+    start.cgroup.enter()
     for number in start.handled:
         _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

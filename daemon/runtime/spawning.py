@@ -12,6 +12,7 @@ import os
 from daemon.runtime import init, messages
 from daemon.runtime import syscalls as sc
 from daemon.runtime.errors import LaunchError, RuntimeFailure
+from daemon.runtime.joining import CgroupEntry
 from daemon.runtime.launch import Child
 from daemon.runtime.namespaces import KINDS, LATE
 
@@ -44,6 +45,7 @@ def spawn(
     """`launch.spawn`."""
     namespaces = plan.namespaces
     opened: list[int] = []
+    entry = CgroupEntry(cgroup)
     try:
         joined = _open_namespaces(plan, netns_fd, opened)
         userns = namespaces.has("user")
@@ -56,20 +58,21 @@ def spawn(
         def child(sync: _socket.socket, handled: list[int]) -> NoReturn:
             rest = [(kind, fd) for kind, fd in joined if kind != sc.CLONE_NEWPID]
             start = init.Start(
-                sync, _triple(stdio), handled, gate=gate, listener=listener, preserve=preserve_fds, joined=rest,
+                sync, _triple(stdio), handled, entry, gate=gate, listener=listener, preserve=preserve_fds, joined=rest,
                 sources=sources,
             )  # fmt: skip
             init.run(plan, start)
 
         if "user" in namespaces.joined:
-            result = _clone_through(flags, dict(joined)[sc.CLONE_NEWUSER], child, pidns=pidns)
+            result = _clone_through(flags, dict(joined)[sc.CLONE_NEWUSER], child, entry, pidns=pidns)
         else:
-            result = _clone(flags, child, cgroup=cgroup, pidns=pidns)
-        _settle(result, cgroup, plan.process, plan if userns else None)
+            result = _clone(flags, child, entry, pidns=pidns)
+        _settle(result, None if entry.complete else cgroup, plan.process, plan if userns else None)
         return result
     except OSError as error:
         raise _failure(error, "spawning") from error
     finally:
+        entry.close()
         for fd in opened:
             os.close(fd)
 
@@ -85,17 +88,27 @@ def spawn_exec(
 ) -> Child:
     """`launch.spawn_exec`."""
 
+    entry = CgroupEntry(cgroup)
+
     def child(sync: _socket.socket, handled: list[int]) -> NoReturn:
-        start = init.Start(sync, _triple(stdio), handled, gate=gate, preserve=preserve_fds)
+        start = init.Start(sync, _triple(stdio), handled, entry, gate=gate, preserve=preserve_fds)
         init.run_exec(plan, start, init_pidfd)
 
     try:
         pidns = init_pidfd if plan.flags & sc.CLONE_NEWPID else None
-        result = _clone(0, child, cgroup=cgroup, pidns=pidns)
-        _settle(result, cgroup, plan.process, None, limits=bool(plan.flags & sc.CLONE_NEWUSER))
+        result = _clone(0, child, entry, pidns=pidns)
+        _settle(
+            result,
+            None if entry.complete else cgroup,
+            plan.process,
+            None,
+            limits=bool(plan.flags & sc.CLONE_NEWUSER),
+        )
         return result
     except OSError as error:
         raise _failure(error, "joining the container") from error
+    finally:
+        entry.close()
 
 
 def _failure(error: OSError, stage: str) -> LaunchError:
@@ -135,14 +148,13 @@ def _open_sources(plan: Plan, opened: list[int]) -> dict[int, int]:
 def _clone(
     flags: int,
     child: Callable[[_socket.socket, list[int]], NoReturn],
+    entry: CgroupEntry,
     *,
-    cgroup: Cgroup | None,
     pidns: int | None,
 ) -> Child:
     """clone3 with all signals held back, so that no handler of the parent's runs in the child."""
-    cgroup_fd = None if cgroup is None else cgroup.directory_fd()
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
-    arguments = sc.CloneArguments(flags, exit_signal=_SIGCHLD, cgroup_fd=cgroup_fd)
+    arguments = sc.CloneArguments(flags, exit_signal=_SIGCHLD, cgroup_fd=entry.directory_fd)
     handled = _handled_signals()
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL_SIGNALS)
     try:
@@ -153,8 +165,6 @@ def _clone(
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         theirs.close()
-        if cgroup_fd is not None:
-            os.close(cgroup_fd)
     return Child(pid, arguments.pidfd, ours)
 
 
@@ -179,7 +189,12 @@ def _clone_into(pidns: int | None, arguments: sc.CloneArguments, child: Callable
 
 
 def _clone_through(
-    flags: int, userns: int, child: Callable[[_socket.socket, list[int]], NoReturn], *, pidns: int | None
+    flags: int,
+    userns: int,
+    child: Callable[[_socket.socket, list[int]], NoReturn],
+    entry: CgroupEntry,
+    *,
+    pidns: int | None,
 ) -> Child:
     """Clone by way of a process that joins `userns`, so that the new namespaces belong to it.
 
@@ -194,7 +209,9 @@ def _clone_through(
             sc.setns(userns, sc.CLONE_NEWUSER)
             if pidns is not None:
                 sc.setns(pidns, sc.CLONE_NEWPID)
-            arguments = sc.CloneArguments(flags | sc.CLONE_PARENT, exit_signal=0)
+            arguments = sc.CloneArguments(
+                flags | sc.CLONE_PARENT, exit_signal=0, cgroup_fd=entry.directory_fd
+            )
             pid = arguments.clone3() or child(theirs, handled)
             theirs.send(pid.to_bytes(4, "little"))
         except OSError as error:

@@ -192,12 +192,12 @@ class CloneArguments:
 
     __slots__ = ("_arguments", "_pidfd")
 
-    def __init__(self, flags: int, *, exit_signal: int, cgroup_fd: int | None = None) -> None:
+    def __init__(self, flags: int, *, exit_signal: int, cgroup_fd: int = -1) -> None:
         self._pidfd = _Long(-1)
-        if cgroup_fd is not None:
+        if cgroup_fd >= 0:
             flags |= CLONE_INTO_CGROUP
         self._arguments = _u64(
-            flags | CLONE_PIDFD, addressof(self._pidfd), 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup_fd or 0
+            flags | CLONE_PIDFD, addressof(self._pidfd), 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
         )
 
     def clone3(self) -> int:
