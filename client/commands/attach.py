@@ -16,6 +16,7 @@ from client.terminal import (
     is_terminal,
     parse_detach_keys,
     require_terminal,
+    size,
 )
 
 FLAGS = """
@@ -41,16 +42,26 @@ def attach_streams(session: Session, identifier: str, *, tty: bool, stdin: bool,
         return converse(raw, tty=tty, stdin=stdin, keys=sequence)
 
 
+def _provoke_prompt(session: Session, identifier: str) -> None:
+    """A shell draws its prompt when its terminal's size changes; so change it, `following_size` puts it right."""
+    rows, columns = size()
+    if rows and columns:
+        with contextlib.suppress(ClientError):
+            _resize(session, identifier, rows + 1, columns + 1)
+
+
 def attach(session: Session, parsed: Parsed) -> int:
     name = parsed.arguments[0]
     container = session.api.json("GET", f"/containers/{name}/json")
     state, config, identifier = container["State"], container["Config"], container["Id"]
     if not state["Running"]:
-        raise ClientError("cannot attach to a stopped container, start it first")
+        raise ClientError("You cannot attach to a stopped container, start it first")
     if state["Paused"]:
-        raise ClientError("cannot attach to a paused container, unpause it first")
+        raise ClientError("You cannot attach to a paused container, unpause it first")
     if state["Restarting"]:
-        raise ClientError("cannot attach to a restarting container, wait until it is running")
+        raise ClientError("You cannot attach to a restarting container, wait until it is running")
+    if config["Tty"]:
+        _provoke_prompt(session, identifier)
     stdin = not parsed.on("no-stdin") and bool(config["OpenStdin"])
     require_terminal(tty=config["Tty"], stdin=stdin)
     detached = attach_streams(session, identifier, tty=config["Tty"], stdin=stdin, keys=detach_keys(session, parsed),

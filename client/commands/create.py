@@ -14,9 +14,9 @@ from client.options import Command, Parsed
 from client.session import Session, say, warn
 
 
-def as_daemon_failure(error: ClientError, name: str) -> ClientError:
+def as_daemon_failure(error: ClientError, name: str, code: int = 125) -> ClientError:
     """docker ends `run` and `create` with 125 whatever went wrong before the container's command ran."""
-    return ClientError(f"{PROGRAM}: {error}\n\nRun '{PROGRAM} {name} --help' for more information", 125)
+    return ClientError(f"{PROGRAM}: {error}\n\nRun '{PROGRAM} {name} --help' for more information", code)
 
 
 def pull_image(session: Session, image: str, platform: str, *, quiet: bool) -> None:

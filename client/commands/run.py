@@ -38,7 +38,7 @@ d|detach|bool||Run in the background and print the container's ID
  |sig-proxy|bool|true|Hand signals on to the container
 """
 _NOT_FOUND = ("executable file not found", "no such file or directory", "system cannot find the file specified")
-_NOT_EXECUTABLE = ("permission denied", "is a directory", "exec format error")
+_NOT_EXECUTABLE = ("permission denied", "is a directory")
 
 
 def start_failure_code(message: str) -> int:
@@ -70,11 +70,14 @@ def run(session: Session, parsed: Parsed) -> int:
         body["HostConfig"]["ConsoleSize"] = list(size())
         keys = detach_keys(session, parsed)
         parse_detach_keys(keys)
-        identifier = make_container(session, parsed, body)
     except ClientError as error:
         if str(error) == "the input device is not a TTY":
             raise
         raise as_daemon_failure(error, "run") from None
+    try:
+        identifier = make_container(session, parsed, body)
+    except ClientError as error:
+        raise as_daemon_failure(error, "run", start_failure_code(str(error))) from None
     if detached:
         _start(session, identifier)
         say(identifier)
