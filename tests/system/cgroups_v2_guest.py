@@ -17,89 +17,20 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, "/pyd")
-
-from daemon.cgroups import Cgroup, CgroupError, detect, drain_oom_event, open_cgroup
+from daemon.cgroups import CgroupError, detect, drain_oom_event, open_cgroup
 from daemon.cgroups.devices import bpf
 from daemon.cgroups.devices.rules import policy_of
 from daemon.cgroups.killing import signal_all
+from tests.system.cgroups_v2_tools import ROOT, asker, group, line, python, refuses, value, wait_until
 
 MARK = "PYD-RESULTS "
-ROOT = Path("/sys/fs/cgroup")
 DENY_ALL: dict[str, Any] = {"allow": False, "access": "rwm"}
 CLONE_INTO_CGROUP = 0x200000000
 SYS_CLONE3 = 435
-
-_counter = iter(range(1000))
-
-
-@contextlib.contextmanager
-def group(resources: dict[str, Any] | None = None, parent: str = "pyd") -> Iterator[Cgroup]:
-    cgroup = open_cgroup(detect(), f"{parent}/test{next(_counter)}")
-    if resources is not None:
-        cgroup.create(resources)
-    try:
-        yield cgroup
-    finally:
-        cgroup.thaw()
-        cgroup.kill()
-        cgroup.delete()
-        assert not cgroup.exists()
-
-
-@contextlib.contextmanager
-def python(cgroup: Cgroup, code: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Python code that waits for a line on stdin until it is in the cgroup."""
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", "input()\n" + code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert process.stdin is not None
-    try:
-        cgroup.attach(process.pid)
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
-        yield process
-    finally:
-        cgroup.thaw()
-        cgroup.kill()
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-
-def line(process: subprocess.Popen[bytes]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().decode().strip()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "condition did not come true in time"
-        time.sleep(0.01)
-
-
-def refuses(words: str, action: Callable[[], object]) -> CgroupError:
-    try:
-        action()
-    except CgroupError as error:
-        assert words in str(error), f"{words!r} not in {error}"
-        return error
-    raise AssertionError(f"no CgroupError with {words!r}")
-
-
-def value(cgroup: Cgroup, file: str) -> str:
-    return (ROOT / cgroup.path / file).read_text().strip()
 
 
 def check_layout() -> None:
@@ -227,16 +158,6 @@ for words in sys.stdin:
     except OSError as e:
         print(e.errno, flush=True)
 """
-
-
-def asker(process: subprocess.Popen[bytes]) -> Callable[[str, str], str]:
-    def ask(path: str, how: str) -> str:
-        assert process.stdin is not None
-        process.stdin.write(f"{path} {how}\n".encode())
-        process.stdin.flush()
-        return line(process)
-
-    return ask
 
 
 def check_devices_are_guarded_by_ebpf() -> None:
@@ -570,7 +491,3 @@ def main() -> None:
             results[name] = traceback.format_exc()
         print(f"{name} {time.monotonic() - start:.2f} s {results[name][:2]}", flush=True)
     print(MARK + json.dumps(results), flush=True)
-
-
-if __name__ == "__main__":
-    main()

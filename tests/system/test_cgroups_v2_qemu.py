@@ -56,7 +56,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for module in /modules/*.ko; do insmod $module; done
 ip link set lo up
 echo 4 > /proc/sys/kernel/printk
-%(python)s -I /pyd/tests/system/cgroups_v2_guest.py < /dev/null
+%(python)s -I -c "import sys; sys.path.insert(0, '/pyd')
+from tests.system.cgroups_v2_guest import main; main()" < /dev/null
 sync
 reboot -f
 """
@@ -128,14 +129,15 @@ def initramfs(modules: list[Path]) -> bytes:
         archive.file(f"modules/{number}-{module.name}", module.read_bytes())
     for path in python_files():
         archive.host_file(path)
-    for name in ("daemon/__init__.py", "tests/__init__.py", "tests/system/__init__.py"):
+    for name in (
+        *("daemon/__init__.py", "tests/__init__.py", "tests/system/__init__.py"),
+        *("tests/system/cgroups_v2_guest.py", "tests/system/cgroups_v2_tools.py"),
+    ):
         archive.file(f"pyd/{name}", (REPOSITORY / name).read_bytes())
     for folder in ("daemon/cgroups", "daemon/runtime"):
         for path in sorted((REPOSITORY / folder).rglob("*")):
             if path.suffix in (".py", ".json") or path.name == "pyd-oci":
                 archive.file(f"pyd/{path.relative_to(REPOSITORY)}", path.read_bytes(), 0o755)
-    name = "tests/system/cgroups_v2_guest.py"
-    archive.file(f"pyd/{name}", (REPOSITORY / name).read_bytes())
     return archive.finish()
 
 
