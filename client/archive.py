@@ -59,7 +59,10 @@ def pack(source: str, name: str) -> Iterator[bytes]:
 
 
 def extract(stream: Reader, directory: str, rename: tuple[str, str], *, owners: bool) -> int:
-    """Unpack below `directory`; the archive's first path component is renamed. The bytes of all files."""
+    """Unpack below `directory`; the first path component is renamed. The bytes of all files.
+
+    `rename` is (old, new); an old name of `.` puts everything below the new one, which may be empty.
+    """
     old, new = rename
     root = os.path.realpath(directory)
     total = 0
@@ -90,7 +93,9 @@ def _as_file(stream: Reader) -> IO[bytes]:
 
 def _renamed(name: str, old: str, new: str) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if parts and parts[0] == old:
+    if old == ".":
+        parts.insert(0, new)
+    elif parts and parts[0] == old:
         parts[0] = new
     return "/".join(part for part in parts if part)
 

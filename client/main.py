@@ -61,7 +61,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     name, rest = _find(rest)
     if name in GROUPS:
-        print(_group_help(name))
+        print(_group_help(name), file=sys.stdout if rest else sys.stderr)
         return 0
     entry = command(name)
     try:
@@ -104,7 +104,7 @@ def _find(arguments: list[str]) -> tuple[str, list[str]]:
         return _find([*rest, "--help"]) if rest else _leave_with(_overview())
     if first in GROUPS:
         if not rest or rest[0] in ("--help", "-h"):
-            return first, []
+            return first, rest
         full = f"{first} {rest[0]}"
         if full in NAMES:
             return full, rest[1:]

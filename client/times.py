@@ -24,7 +24,7 @@ def timestamp(text: str) -> str:
         return _stamp(time.time_ns() - age)
     match = _DATE.fullmatch(text)
     if match is None:
-        raise ClientError(f'invalid value for "since": failed to parse value as time or duration: "{text}"')
+        raise ClientError(f'failed to parse value as time or duration: "{text}"')
     date, clock, fraction, zone = match.groups()
     clock = (clock or "00").partition(".")[0]
     clock += ":00" * (2 - clock.count(":"))

@@ -61,6 +61,15 @@ def stat_path(session: Session, container: str, path: str) -> PathStat:
     return _stat_of(response.headers)
 
 
+def _is_directory(session: Session, container: str, path: str) -> bool:
+    try:
+        return stat_path(session, container, path).directory
+    except ApiError as error:
+        if error.status == 404:
+            return False
+        raise
+
+
 def _contents_wanted(path: str) -> bool:
     return path.rstrip("/").endswith("/.") or path in (".", "./")
 
@@ -88,10 +97,11 @@ def copy_from(session: Session, parsed: Parsed, container: str, source: str, tar
 
 
 def _place_here(target: str, found: PathStat, *, contents: bool) -> tuple[str, tuple[str, str]]:
-    """(directory to unpack in, (first name in the archive, its new name)); an empty new name drops it."""
+    """(directory to unpack in, what `extract` renames)."""
     slash = target.endswith("/")
+    first = "." if contents and found.directory else found.name
     if os.path.isdir(target):
-        return target, (found.name, "" if contents and found.directory else found.name)
+        return target, (first, "" if first == "." else first)
     if os.path.exists(target):
         if found.directory:
             raise ClientError("cannot copy directory")
@@ -99,10 +109,10 @@ def _place_here(target: str, found: PathStat, *, contents: bool) -> tuple[str, t
             raise ClientError("not a directory")
     parent, name = os.path.split(target.rstrip("/"))
     if not os.path.isdir(parent or "."):
-        raise ClientError(f'invalid output path: directory "{parent}" does not exist')
+        raise ClientError(f'invalid output path: directory "{os.path.abspath(parent)}" does not exist')
     if slash and not found.directory:
         raise ClientError("no such directory")
-    return parent or ".", (found.name, name)
+    return parent or ".", (first, name)
 
 
 def copy_to(session: Session, parsed: Parsed, source: str, container: str, target: str) -> int:
@@ -110,6 +120,8 @@ def copy_to(session: Session, parsed: Parsed, source: str, container: str, targe
     if source == "-":
         from client.commands.imagefiles import read_file
 
+        if not _is_directory(session, container, target):
+            raise ClientError(f'destination "{container}:{target}" must be a directory')
         session.api.request("PUT", f"/containers/{container}/archive", query=query, content=read_file("-"))
         return 0
     if parsed.on("follow-link"):
@@ -166,6 +178,8 @@ def copy(session: Session, parsed: Parsed) -> int:
         raise ClientError("source can not be empty")
     if not target:
         raise ClientError("destination can not be empty")
+    if target.endswith(":") and not target.startswith(("/", ".")):
+        raise ClientError("no such directory")
     source_container, source_path = split_argument(source)
     target_container, target_path = split_argument(target)
     if source_container and target_container:

@@ -69,7 +69,7 @@ def create(session: Session, parsed: Parsed) -> int:
     name = parsed.text("name")
     if parsed.arguments:
         if name:
-            raise ClientError("conflicting options: cannot specify a volume name through both --name and as a "
+            raise ClientError("conflicting options: cannot specify a volume-name through both --name and as a "
                               "positional arg")  # fmt: skip
         name = parsed.arguments[0]
     body = {"Name": name, "Driver": parsed.text("driver"), "DriverOpts": dict(parsed.items("opt")),
