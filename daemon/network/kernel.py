@@ -86,12 +86,12 @@ class Kernel:
             link = links.find(self._host, plan.bridge)
             if link is None:
                 raise Internal(f"bridge {plan.bridge} vanished while it was made")
-            self._host.request(links.set_alias(link.index, f"{self._identity} {plan.network_id}"))
-            mine = True
-        elif link.kind != "bridge":
+        if link.kind != "bridge":
             raise Forbidden(f"interface {plan.bridge} exists and is no bridge")
-        else:
-            mine = self._owns(link)
+        # A daemon killed before it could label its bridge left it with the MAC that follows from the gateway.
+        mine = self._owns(link) or (not link.alias and link.mac == plan.mac)
+        if mine:
+            self._host.request(links.set_alias(link.index, f"{self._identity} {plan.network_id}"))
         present = set(links.addresses(self._host, link.index))
         others = present - {plan.interface} if mine else set()
         self._host.request(
@@ -195,7 +195,9 @@ class Kernel:
             if inner is None:
                 raise Internal(f"interface {interface.name} vanished while it was made")
             self._host.request(
-                links.port_up(interface.host), links.forget_neighbour(bridge, interface.address.ip)
+                links.port_up(interface.host),
+                *([] if plan.icc else [links.isolate(interface.host)]),
+                links.forget_neighbour(bridge, interface.address.ip),
             )
             namespace.netlink.request(
                 links.add_address(inner.index, interface.address), links.set_up(inner.index)

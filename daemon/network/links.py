@@ -30,7 +30,7 @@ RTM_DELNEIGH = 29
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
 IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD = 20, 26, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
-IFLA_BRPORT_MODE = 4
+IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE = 8, 1
 VETH_INFO_PEER = 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
@@ -134,6 +134,15 @@ def set_hairpin(index: int, on: bool) -> Message:
     info = text(IFLA_INFO_SLAVE_KIND, "bridge") + attribute(IFLA_INFO_SLAVE_DATA, port)
     body = _IFINFO.pack(0, 0, index, 0, 0) + attribute(IFLA_LINKINFO, info)
     return Message(f"set hairpin mode of link {index}", RTM_NEWLINK, body)
+
+
+def isolate(name: str) -> Message:
+    """Let a bridge's port talk to the bridge only, not to other isolated ports. The firewall alone would
+    not do: frames within a bridge pass it only where br_netfilter is loaded."""
+    port = attribute(IFLA_BRPORT_ISOLATED, b"\1")
+    info = text(IFLA_INFO_SLAVE_KIND, "bridge") + attribute(IFLA_INFO_SLAVE_DATA, port)
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + attribute(IFLA_LINKINFO, info)
+    return Message(f"isolate bridge port {name}", RTM_NEWLINK, body)
 
 
 def delete_link(index: int) -> Message:

@@ -29,6 +29,10 @@ from storage.errors import Conflict
 log = logging.getLogger(__name__)
 
 
+BREATH = 0.01
+"""Seconds between a take and the refill, which are better spent on the container that is starting."""
+
+
 class Kind(Enum):
     PLAIN = "plain"
     PLUGGED = "plugged"
@@ -53,7 +57,7 @@ class Pool:
 
     def __init__(self, worker: Worker, kernel: Kernel, *, plain: int = 2, plugged: int = 4) -> None:
         self._worker = worker
-        self._slow = Worker()
+        self._slow = Worker("network-names")
         """For what takes long and concerns nobody but one new namespace."""
         self._kernel = kernel
         self._target = {Kind.PLUGGED: plugged, Kind.PLAIN: plain, Kind.NAMED: 0}
@@ -99,11 +103,12 @@ class Pool:
     async def _refill(self) -> None:
         while True:
             await self._wake.wait()
+            await asyncio.sleep(BREATH)
             self._wake.clear()
             for kind in self._target:
                 while len(self._ready[kind]) < self._target[kind]:
                     try:
-                        self._ready[kind].append(await self._make(kind))
+                        self._ready[kind].append(await self._make(kind, idle=True))
                     except Conflict:
                         break  # the subnet is full; the next take tries again
                     except Exception:
@@ -111,11 +116,12 @@ class Pool:
                         await asyncio.sleep(1)
                         break
 
-    async def _make(self, kind: Kind) -> Spare:
+    async def _make(self, kind: Kind, *, idle: bool = False) -> Spare:
         sandbox_id = os.urandom(32).hex()
+        run = self._worker.run_idle if idle else self._worker.run
         if kind is Kind.PLUGGED and self._network is not None:
-            return await self._make_on(*self._network, sandbox_id)
-        namespace = await self._finish(self._worker.run(self._kernel.make_namespace, sandbox_id))
+            return await self._make_on(*self._network, sandbox_id, idle=idle)
+        namespace = await self._finish(run(self._kernel.make_namespace, sandbox_id))
         if kind is not Kind.NAMED:
             return Spare(sandbox_id, namespace)
         try:
@@ -128,13 +134,14 @@ class Pool:
         """The name service inside a namespace; on a thread of its own, since it takes long."""
         return await self._slow.run(open_sockets, namespace)
 
-    async def _make_on(self, plan: BridgePlan, space: AddressSpace, sandbox_id: str) -> Spare:
+    async def _make_on(self, plan: BridgePlan, space: AddressSpace, sandbox_id: str, *, idle: bool) -> Spare:
+        run = self._worker.run_idle if idle else self._worker.run
         address = space.allocate()
         interface = Interface(
             f"veth{sandbox_id[:7]}", f"{plan.prefix}0", space.interface(address), mac_for(address)
         )
         try:
-            making = self._worker.run(self._make_plugged, sandbox_id, plan, interface)
+            making = run(self._make_plugged, sandbox_id, plan, interface)
             return Spare(sandbox_id, await self._finish(making), interface)
         except BaseException:
             space.release(address)
