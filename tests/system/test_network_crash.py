@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from daemon.network import namespaces
+from daemon.network.undo import undo
 from tests.system import network_rig as rig
 from tests.system.network_rig import Container, Daemon, ask, listening, sh, unreachable
 
@@ -231,3 +232,22 @@ async def test_beside_a_foreign_firewall(what: str, when: str) -> None:
     )
     output, _ = await host.communicate()
     assert output.decode().split() == ["True"] * 6
+
+
+async def test_undo_needs_no_records(crashed: Daemon) -> None:
+    process = crashing(
+        crashed.root,
+        """
+        await daemon.service.create({"Name": "n"})
+        await daemon.service.connect("a" * 64, AttachRequest("n", "a"))
+        print("ready", flush=True)
+        await asyncio.sleep(60)
+        """,
+    )
+    assert process.stdout
+    process.stdout.readline()
+    kill(process)
+    assert crashed.leftovers()
+    undo(crashed.config)
+    await rig.until(lambda: crashed.leftovers() == [])
+    await crashed.start()
