@@ -39,7 +39,7 @@ from storage.archive.parents import Parents
 from storage.archive.reader import TarReader
 from storage.archive.root import Root
 from storage.disk import is_full
-from storage.errors import DataCorrupted, Internal, InvalidArgument, NoSpace, PydError
+from storage.errors import DataCorrupted, Internal, InvalidArgument, NoSpace, NotFound, PydError
 from storage.streams import Readable
 from storage.syscalls import chmod_descriptor
 
@@ -79,9 +79,14 @@ def extract(
     `root` is a directory (path or descriptor, for example of /proc/PID/root); no entry's name, link or
     target reaches outside it. Raises DataCorrupted naming the offending entry (malformed, truncated,
     leaving the root, beyond a limit), NoSpace, InvalidArgument (`no_overwrite_dir_non_dir`). What was
-    unpacked before the error stays: callers unpack into something they throw away, or say so.
+    unpacked before the error stays: callers unpack into something they throw away, or say so. NotFound when
+    `into` is no directory.
     """
     with Root(root) as base:
+        try:
+            os.close(base.open(into, os.O_PATH | os.O_DIRECTORY))
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(f"{into} is no directory in the container") from None
         extraction = _Extraction(stream, base, options or ExtractOptions(), into)
         try:
             return extraction.run()
@@ -165,7 +170,9 @@ class _Extraction:
         if len(name) >= _PATH_MAX:
             raise DataCorrupted(f"archive entry {name[:100]!r}... has a name of {len(name)} characters")
         parent, _, base = name.rpartition("/")
-        if base.startswith(WHITEOUT_PREFIX) and self._layer:
+        if self._layer and name.startswith(WHITEOUT_META_PREFIX) and name != WHITEOUT_OPAQUE:
+            return  # aufs's own, at the top of layers that it made
+        if self._layer and base.startswith(WHITEOUT_PREFIX):
             self._white_out(parent, base)
             return
         if self._options.whiteouts is Whiteouts.APPLY:
@@ -360,7 +367,7 @@ class _Extraction:
             return False
         if self._options.no_overwrite_dir_non_dir and was_directory != becomes_directory:
             kinds = ("directory", "non-directory") if was_directory else ("non-directory", "directory")
-            raise InvalidArgument(f"cannot overwrite {kinds[0]} {entry.name!r} with {kinds[1]}")
+            raise InvalidArgument(f"cannot overwrite {kinds[0]} {entry.name.rstrip('/')!r} with {kinds[1]}")
         if stat.S_ISREG(there.st_mode):
             os.unlink(base, dir_fd=parent)
         else:
