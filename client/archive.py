@@ -113,7 +113,9 @@ def _target(root: str, name: str) -> str | None:
     return target
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: str, root: str, rename: tuple[str, str]) -> None:
+def _write(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, target: str, root: str, rename: tuple[str, str]
+) -> None:
     if member.isdir():
         if os.path.islink(target) or not os.path.isdir(target):
             _clear(target)

@@ -94,7 +94,9 @@ class ConfigFile:
         if helper := self._helper(found.server):
             secret = found.identity_token or found.password
             user = "<token>" if found.identity_token else found.username
-            _run_helper(helper, "store", json.dumps({"ServerURL": found.server, "Username": user, "Secret": secret}))
+            _run_helper(
+                helper, "store", json.dumps({"ServerURL": found.server, "Username": user, "Secret": secret})
+            )
             return False
         entry = {"auth": base64.b64encode(f"{found.username}:{found.password}".encode()).decode()}
         if found.identity_token:
@@ -126,7 +128,9 @@ def _from_entry(server: str, entry: dict[str, Any]) -> Credentials:
         try:
             user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
         except ValueError:
-            raise ClientError(f"invalid auth configuration file: the entry of {server} is no base64") from None
+            raise ClientError(
+                f"invalid auth configuration file: the entry of {server} is no base64"
+            ) from None
     return Credentials(server, user, password.strip("\0"), entry.get("identitytoken", ""))
 
 

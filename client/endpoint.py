@@ -91,7 +91,9 @@ def parse_endpoint(address: str, tls: TlsFiles | None = None) -> Endpoint:
     if scheme == "ssh":
         raise ClientError("ssh:// addresses are not supported yet; forward the socket: "
                           "ssh -L /tmp/pyd.sock:/run/pyd.sock HOST")  # fmt: skip
-    raise ClientError(f"Failed to initialize: unable to resolve pyd endpoint: invalid bind address format: {address}")
+    raise ClientError(
+        f"Failed to initialize: unable to resolve pyd endpoint: invalid bind address format: {address}"
+    )
 
 
 def _network_endpoint(address: str, scheme: str, rest: str, tls: TlsFiles | None) -> Endpoint:

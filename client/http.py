@@ -81,7 +81,9 @@ class SocketTransport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         connection = _Connection(self._endpoint, request.extensions.get("timeout", {}).get("read"))
         target = self._endpoint_path() + request.url.raw_path.decode()
-        headers = {name: value for name, value in request.headers.items() if name not in ("connection", "accept")}
+        headers = {
+            name: value for name, value in request.headers.items() if name not in ("connection", "accept")
+        }
         chunked = "transfer-encoding" in headers
         try:
             connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
@@ -102,7 +104,9 @@ class SocketTransport(httpx.BaseTransport):
         return self._endpoint.path if self._endpoint.scheme == "tcp" else ""
 
     @staticmethod
-    def _send_body(connection: _Connection, request: httpx.Request, chunked: bool) -> http.client.HTTPResponse:
+    def _send_body(
+        connection: _Connection, request: httpx.Request, chunked: bool
+    ) -> http.client.HTTPResponse:
         """Send the body; a daemon that refuses early closes its end, and then its answer is what matters."""
         try:
             for data in request.stream:  # type: ignore[union-attr]

@@ -98,7 +98,9 @@ class Command:
         return list(parse_table(self.flags))
 
     def usage(self, name: str) -> str:
-        return " ".join(filter(None, (PROGRAM, name, "[OPTIONS]" if self.flags.strip() else "", self.arguments)))
+        return " ".join(
+            filter(None, (PROGRAM, name, "[OPTIONS]" if self.flags.strip() else "", self.arguments))
+        )
 
 
 @cache

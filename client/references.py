@@ -46,7 +46,9 @@ class Reference:
 
     @property
     def canonical(self) -> str:
-        return f"{self.domain}/{self.path}" + (f"@{self.digest}" if self.digest else f":{self.tag or 'latest'}")
+        return f"{self.domain}/{self.path}" + (
+            f"@{self.digest}" if self.digest else f":{self.tag or 'latest'}"
+        )
 
     def tagged(self) -> Reference:
         """The same with `latest` where neither tag nor digest stands."""

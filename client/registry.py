@@ -59,7 +59,20 @@ _MODULES: dict[str, str] = {
     "completion": "completion",
 }
 
-COMMON = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "search", "version", "info")
+COMMON = (
+    "run",
+    "exec",
+    "ps",
+    "build",
+    "pull",
+    "push",
+    "images",
+    "login",
+    "logout",
+    "search",
+    "version",
+    "info",
+)
 HIDDEN = frozenset(("container list", "container ps", "container remove", "image list", "image remove",
                     "network list", "network remove", "volume list", "volume remove", "context list",
                     "context remove", "completion", "buildx", "compose"))  # fmt: skip

@@ -54,7 +54,14 @@ def type_name(value: Any) -> str:
     """What Go would call the value's type, for error messages."""
     if isinstance(value, Mapping):
         return getattr(value, "kind", "map[string]interface {}")
-    names = {bool: "bool", str: "string", int: "int", float: "float64", list: "[]interface {}", tuple: "[]interface {}"}
+    names = {
+        bool: "bool",
+        str: "string",
+        int: "int",
+        float: "float64",
+        list: "[]interface {}",
+        tuple: "[]interface {}",
+    }
     return names.get(type(value), "nil" if value is None or isinstance(value, Nil) else type(value).__name__)
 
 
@@ -196,7 +203,11 @@ def _verb(verb: str, value: Any, precision: str | None, flags: str) -> str:
     if verb == "t" and isinstance(value, bool):
         return to_text(value)
     if verb in "xX" and isinstance(value, str):
-        return format(int.from_bytes(value.encode(), "big"), f"0{2 * len(value.encode())}{verb}") if value else ""
+        return (
+            format(int.from_bytes(value.encode(), "big"), f"0{2 * len(value.encode())}{verb}")
+            if value
+            else ""
+        )
     if verb in "dxXobc" and isinstance(value, int) and number:
         return ("+" if "+" in flags and value >= 0 else "") + format(value, verb)
     if verb in "feg" and number:

@@ -156,7 +156,7 @@ class _Expression:
                 break
             if token.text == ")":
                 if not nested:
-                    raise _syntax('unexpected right paren in operand')
+                    raise _syntax("unexpected right paren in operand")
                 break
             operands.append(self._operand())
         return tuple(operands)
@@ -185,7 +185,9 @@ class _Expression:
         if token.kind == "raw":
             return "value", text[1:-1]
         if token.kind == "number":
-            return "value", float(text) if re.search(r"[.eE]", text) and "x" not in text.lower() else int(text, 0)
+            return "value", float(text) if re.search(r"[.eE]", text) and "x" not in text.lower() else int(
+                text, 0
+            )
         if token.kind == "word":
             return self._word(text)
         if text == "(":
@@ -249,7 +251,9 @@ def _parse(text: str) -> list[Any]:
     return root
 
 
-def _action(source: str, start: int, stack: list[_Block], targets: list[list[Any]], chained: list[int]) -> None:
+def _action(
+    source: str, start: int, stack: list[_Block], targets: list[list[Any]], chained: list[int]
+) -> None:
     if source.strip().startswith("/*"):
         return
     tokens = _tokens(source, start)
@@ -297,7 +301,7 @@ def _whole(tokens: list[_Token]) -> _Pipeline:
     expression = _Expression(tokens)
     pipeline = expression.pipeline()
     if expression.peek() is not None:
-        raise _syntax('unexpected right paren in operand')
+        raise _syntax("unexpected right paren in operand")
     return pipeline
 
 
@@ -411,12 +415,16 @@ class _Execution:
         except FunctionError as error:
             raise self.error(function, f"error calling {name}: {error}", named=True) from None
         except TypeError:
-            raise self.error(function, f"wrong number of args for {name}: got {len(arguments)}", named=True) from None
+            raise self.error(
+                function, f"wrong number of args for {name}: got {len(arguments)}", named=True
+            ) from None
 
     def decide(self, function: _Operand, operands: tuple[_Operand, ...], piped: list[Any]) -> Any:
         value: Any = None
         if not operands and not piped:
-            raise self.error(function, f"wrong number of args for {function.value}: want at least 1 got 0", named=True)
+            raise self.error(
+                function, f"wrong number of args for {function.value}: want at least 1 got 0", named=True
+            )
         for operand in operands:
             value = self.operand(operand)
             if bool(value) != (function.value == "and"):

@@ -12,7 +12,7 @@ from client.values import parse_duration
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d(?::\d\d(?::\d\d(\.\d{1,9})?)?)?))?(Z|[+-]\d\d:\d\d)?")
 
 
-def timestamp(text: str) -> str:
+def timestamp(text: str, flag: str = "") -> str:
     """A duration counts back from now; a date without zone is local; a number of seconds stays as it is."""
     if not text or re.fullmatch(r"\d+(\.\d{1,9})?", text):
         return text
@@ -24,7 +24,8 @@ def timestamp(text: str) -> str:
         return _stamp(time.time_ns() - age)
     match = _DATE.fullmatch(text)
     if match is None:
-        raise ClientError(f'failed to parse value as time or duration: "{text}"')
+        prefix = f'invalid value for "{flag}": ' if flag else ""
+        raise ClientError(f'{prefix}failed to parse value as time or duration: "{text}"')
     date, clock, fraction, zone = match.groups()
     clock = (clock or "00").partition(".")[0]
     clock += ":00" * (2 - clock.count(":"))

@@ -38,7 +38,9 @@ def attach_streams(session: Session, identifier: str, *, tty: bool, stdin: bool,
             stack.enter_context(forwarding_signals(lambda name: _signal(session, identifier, name)))
         begin()
         if tty and is_terminal(1):
-            stack.enter_context(following_size(lambda rows, columns: _resize(session, identifier, rows, columns)))
+            stack.enter_context(
+                following_size(lambda rows, columns: _resize(session, identifier, rows, columns))
+            )
         return converse(raw, tty=tty, stdin=stdin, keys=sequence)
 
 

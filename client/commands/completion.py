@@ -108,7 +108,9 @@ def fish() -> str:
                 described = f"-l {flag.name}{short}{value} -d {_quoted(flag.help)}"
                 lines.append(f"complete -c {PROGRAM} -n {_quoted(seen)} {described}")
         if listing := _LISTS.get(entry.completes):
-            lines.append(f"complete -c {PROGRAM} -n {_quoted(seen)} -a {_quoted(f'({PROGRAM} {listing} 2>/dev/null)')}")
+            lines.append(
+                f"complete -c {PROGRAM} -n {_quoted(seen)} -a {_quoted(f'({PROGRAM} {listing} 2>/dev/null)')}"
+            )
     return "\n".join(lines)
 
 
@@ -121,5 +123,7 @@ def completion(session: Session, parsed: Parsed) -> int:
 
 
 COMMANDS = (
-    Command(("completion",), "bash|zsh|fish", "Print a shell's completion script", completion, least=1, most=1),
+    Command(
+        ("completion",), "bash|zsh|fish", "Print a shell's completion script", completion, least=1, most=1
+    ),
 )

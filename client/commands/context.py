@@ -15,7 +15,12 @@ CREATE_FLAGS = """
  |description|string||Description of the context
  |docker|string||Address of the daemon ("host=unix:///run/pyd.sock")
 """
-COLUMNS = {"Name": "NAME", "Description": "DESCRIPTION", "DockerEndpoint": "DOCKER ENDPOINT", "Error": "ERROR"}
+COLUMNS = {
+    "Name": "NAME",
+    "Description": "DESCRIPTION",
+    "DockerEndpoint": "DOCKER ENDPOINT",
+    "Error": "ERROR",
+}
 
 
 def _overridden() -> None:

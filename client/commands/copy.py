@@ -53,7 +53,9 @@ def split_argument(text: str) -> tuple[str, str]:
 def _stat_of(headers: Any) -> PathStat:
     data = json.loads(base64.b64decode(headers["x-docker-container-path-stat"]))
     mode = data["mode"]
-    return PathStat(data["name"], bool(mode & _GO_DIRECTORY), data["linkTarget"] if mode & _GO_SYMLINK else "")
+    return PathStat(
+        data["name"], bool(mode & _GO_DIRECTORY), data["linkTarget"] if mode & _GO_SYMLINK else ""
+    )
 
 
 def stat_path(session: Session, container: str, path: str) -> PathStat:
@@ -116,7 +118,11 @@ def _place_here(target: str, found: PathStat, *, contents: bool) -> tuple[str, t
 
 
 def copy_to(session: Session, parsed: Parsed, source: str, container: str, target: str) -> int:
-    query = {"path": target, "noOverwriteDirNonDir": "true", "copyUIDGID": 1 if parsed.on("archive") else None}
+    query = {
+        "path": target,
+        "noOverwriteDirNonDir": "true",
+        "copyUIDGID": 1 if parsed.on("archive") else None,
+    }
     if source == "-":
         from client.commands.imagefiles import read_file
 
@@ -138,7 +144,9 @@ def copy_to(session: Session, parsed: Parsed, source: str, container: str, targe
     return 0
 
 
-def _place_there(session: Session, container: str, target: str, source: str, *, directory: bool) -> tuple[str, str]:
+def _place_there(
+    session: Session, container: str, target: str, source: str, *, directory: bool
+) -> tuple[str, str]:
     """(directory in the container, name of the archive's first entry)."""
     own = os.path.basename(os.path.abspath(source))
     try:
@@ -164,7 +172,9 @@ def _place_there(session: Session, container: str, target: str, source: str, *, 
 def _tree_size(path: str) -> int:
     if not os.path.isdir(path) or os.path.islink(path):
         return os.lstat(path).st_size
-    return sum(os.lstat(os.path.join(base, name)).st_size for base, _, names in os.walk(path) for name in names)
+    return sum(
+        os.lstat(os.path.join(base, name)).st_size for base, _, names in os.walk(path) for name in names
+    )
 
 
 def _report(parsed: Parsed, size: int, target: str) -> None:

@@ -39,7 +39,9 @@ class CidFile:
         if not path:
             return
         if os.path.exists(path):
-            raise ClientError("container ID file found, make sure the other container isn't running or delete " + path)
+            raise ClientError(
+                "container ID file found, make sure the other container isn't running or delete " + path
+            )
         try:
             open(path, "x").close()
         except OSError as error:
@@ -60,7 +62,7 @@ def make_container(session: Session, parsed: Parsed, body: dict[str, Any]) -> st
     """Create, pulling the image when that is asked for; the container's ID."""
     policy, image = parsed.text("pull"), body["Image"]
     if policy not in ("always", "missing", "never", ""):
-        raise ClientError(f"invalid pull option: '{policy}': must be one of \"always\", \"missing\" or \"never\"")
+        raise ClientError(f'invalid pull option: \'{policy}\': must be one of "always", "missing" or "never"')
     platform, quiet = parsed.text("platform"), parsed.on("quiet")
     file = CidFile(parsed.text("cidfile"))
     query = {"name": parsed.text("name") or None, "platform": platform or None}

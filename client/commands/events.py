@@ -28,7 +28,9 @@ def event_line(event: dict[str, Any]) -> str:
     zone = "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
     stamp = f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 10**9:09d}{zone}"
     extra = ", ".join(f"{key}={attributes[key]}" for key in sorted(attributes))
-    return f"{stamp} {event['Type']} {event['Action']} {actor.get('ID', '')}" + (f" ({extra})" if extra else "")
+    return f"{stamp} {event['Type']} {event['Action']} {actor.get('ID', '')}" + (
+        f" ({extra})" if extra else ""
+    )
 
 
 def for_template(event: dict[str, Any]) -> dict[str, Any]:

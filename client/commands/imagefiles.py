@@ -90,7 +90,9 @@ def load(session: Session, parsed: Parsed) -> int:
     quiet = parsed.on("quiet") or not is_terminal(1)
     query = {"quiet": 1 if quiet else 0, "platform": platform_query(parsed.items("platform"))}
     headers = {"Content-Type": "application/x-tar"}
-    messages = session.api.messages("POST", "/images/load", query=query, content=read_file(path), headers=headers)
+    messages = session.api.messages(
+        "POST", "/images/load", query=query, content=read_file(path), headers=headers
+    )
     display(messages, sys.stdout)
     return 0
 

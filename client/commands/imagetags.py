@@ -38,7 +38,9 @@ def tag(session: Session, parsed: Parsed) -> int:
     try:
         reference = parse_reference(target)
     except ClientError as error:
-        raise ClientError(f'Error parsing reference: "{target}" is not a valid repository/tag: {error}') from None
+        raise ClientError(
+            f'Error parsing reference: "{target}" is not a valid repository/tag: {error}'
+        ) from None
     if reference.digest:
         raise ClientError("refusing to create a tag with a digest reference")
     query = {"repo": reference.full_name, "tag": reference.tag or "latest"}

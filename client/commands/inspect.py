@@ -26,8 +26,21 @@ _MAPS = frozenset(("Labels", "Options", "Ports", "PortBindings", "Volumes", "Exp
                    "Status"))  # fmt: skip
 _LEFT_OUT: dict[str, dict[str, Any]] = {
     "State": {"Health": NIL},
-    "Config": {"Healthcheck": NIL, "ExposedPorts": {}, "StopSignal": "", "StopTimeout": NIL, "MacAddress": ""},
-    "HostConfig": {"Init": NIL, "Mounts": [], "Tmpfs": {}, "Sysctls": {}, "StorageOpt": {}, "Annotations": {}},
+    "Config": {
+        "Healthcheck": NIL,
+        "ExposedPorts": {},
+        "StopSignal": "",
+        "StopTimeout": NIL,
+        "MacAddress": "",
+    },
+    "HostConfig": {
+        "Init": NIL,
+        "Mounts": [],
+        "Tmpfs": {},
+        "Sysctls": {},
+        "StorageOpt": {},
+        "Annotations": {},
+    },
 }
 """Fields of a container that the JSON leaves out when they are empty, and that a template may still ask for."""
 
@@ -52,7 +65,12 @@ def _volume(session: Session, name: str, parsed: Parsed) -> Any:
     return session.api.json("GET", f"/volumes/{name}")
 
 
-GETTERS: dict[str, Getter] = {"container": _container, "image": _image, "network": _network, "volume": _volume}
+GETTERS: dict[str, Getter] = {
+    "container": _container,
+    "image": _image,
+    "network": _network,
+    "volume": _volume,
+}
 
 
 def _any(session: Session, name: str, parsed: Parsed) -> Any:
@@ -73,8 +91,13 @@ def for_template(value: Any, key: str = "", parent: str = "") -> Any:
         if not key and "HostConfig" in value:
             value = {"SizeRw": NIL, "SizeRootFs": NIL, **value}
         elif parent == ".":
-            value = {**value, **{name: empty for name, empty in _LEFT_OUT.get(key, {}).items() if name not in value}}
-        converted = {name: for_template(item, "" if is_map else name, key or ".") for name, item in value.items()}
+            value = {
+                **value,
+                **{name: empty for name, empty in _LEFT_OUT.get(key, {}).items() if name not in value},
+            }
+        converted = {
+            name: for_template(item, "" if is_map else name, key or ".") for name, item in value.items()
+        }
         return converted if is_map else Struct(converted)
     if isinstance(value, list):
         return [for_template(item, "", key) for item in value]

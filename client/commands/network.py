@@ -118,7 +118,11 @@ def ipam_config(parsed: Parsed) -> list[dict[str, Any]]:
         if inside:
             record["AuxiliaryAddresses"] = inside
         records.append(record)
-    for kind, values in (("ip-range", ranges), ("gateway", gateways), ("aux-address", list(auxiliary.values()))):
+    for kind, values in (
+        ("ip-range", ranges),
+        ("gateway", gateways),
+        ("aux-address", list(auxiliary.values())),
+    ):
         for value in values:
             if not any(_inside(subnet, value) for subnet in subnets):
                 raise ClientError(f"no matching subnet for {kind} {value}")
@@ -169,7 +173,9 @@ def remove(session: Session, parsed: Parsed) -> int:
 
 def prune(session: Session, parsed: Parsed) -> int:
     ask(parsed, "This will remove all custom networks not used by at least one container.")
-    answer = session.api.json("POST", "/networks/prune", query={"filters": filters_json(parsed.items("filter"))})
+    answer = session.api.json(
+        "POST", "/networks/prune", query={"filters": filters_json(parsed.items("filter"))}
+    )
     if names := answer.get("NetworksDeleted"):
         say("\n".join(["Deleted Networks:", *names, ""]))
     return 0

@@ -144,5 +144,7 @@ def ps(session: Session, parsed: Parsed) -> int:
 
 
 COMMANDS = (
-    Command(("ps", "container ls", "container list", "container ps"), "", "List containers", ps, FLAGS, most=0),
+    Command(
+        ("ps", "container ls", "container list", "container ps"), "", "List containers", ps, FLAGS, most=0
+    ),
 )

@@ -26,7 +26,9 @@ q|quiet|bool||Do not show progress
 """
 
 
-def pull_messages(session: Session, image: str, platform: str, *, all_tags: bool = False) -> Iterator[dict[str, Any]]:
+def pull_messages(
+    session: Session, image: str, platform: str, *, all_tags: bool = False
+) -> Iterator[dict[str, Any]]:
     """The daemon's progress messages of one pull."""
     reference = parse_reference(image)
     if not all_tags:
@@ -74,7 +76,9 @@ def push(session: Session, parsed: Parsed) -> int:
             say(f"Using default tag: {reference.tag}")
     query = {"tag": None if all_tags else reference.tag, "platform": parsed.text("platform") or None}
     headers = session.registry_auth(reference.registry)
-    messages = session.api.messages("POST", f"/images/{reference.full_name}/push", query=query, headers=headers)
+    messages = session.api.messages(
+        "POST", f"/images/{reference.full_name}/push", query=query, headers=headers
+    )
     if quiet:
         drain(messages)
         say(_full_name(reference))

@@ -19,7 +19,11 @@ f|force|bool||Do not ask
 
 
 def remove(session: Session, parsed: Parsed) -> int:
-    query = {"force": parsed.on("force") or None, "link": parsed.on("link") or None, "v": parsed.on("volumes") or None}
+    query = {
+        "force": parsed.on("force") or None,
+        "link": parsed.on("link") or None,
+        "v": parsed.on("volumes") or None,
+    }
 
     def one(name: str) -> None:
         session.api.request("DELETE", f"/containers/{name.strip('/')}", query=query)
@@ -35,7 +39,9 @@ def ask(parsed: Parsed, warning: str) -> None:
 
 def prune(session: Session, parsed: Parsed) -> int:
     ask(parsed, "This will remove all stopped containers.")
-    answer = session.api.json("POST", "/containers/prune", query={"filters": filters_json(parsed.items("filter"))})
+    answer = session.api.json(
+        "POST", "/containers/prune", query={"filters": filters_json(parsed.items("filter"))}
+    )
     if names := answer.get("ContainersDeleted"):
         say("Deleted Containers:\n" + "\n".join(names) + "\n")
     say(f"Total reclaimed space: {human_size(answer.get('SpaceReclaimed', 0))}")

@@ -37,7 +37,11 @@ d|detach|bool||Run in the background and print the container's ID
  |detach-keys|string||Keys that detach from the container
  |sig-proxy|bool|true|Hand signals on to the container
 """
-_NOT_FOUND = ("executable file not found", "no such file or directory", "system cannot find the file specified")
+_NOT_FOUND = (
+    "executable file not found",
+    "no such file or directory",
+    "system cannot find the file specified",
+)
 _NOT_EXECUTABLE = ("permission denied", "is a directory")
 
 
@@ -126,7 +130,9 @@ def _foreground(session: Session, parsed: Parsed, body: dict[str, Any], identifi
                     waiting.read()
             raise
         if tty and is_terminal(1):
-            stack.enter_context(following_size(lambda rows, columns: _resize(session, identifier, rows, columns)))
+            stack.enter_context(
+                following_size(lambda rows, columns: _resize(session, identifier, rows, columns))
+            )
         if raw is None:
             say(identifier)
         elif converse(raw, tty=tty, stdin=stdin, keys=parse_detach_keys(keys)):

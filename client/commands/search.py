@@ -38,8 +38,16 @@ def search(session: Session, parsed: Parsed) -> int:
              "filters": filters_json(parsed.items("filter"))}  # fmt: skip
     results = session.api.json("GET", "/images/search", query=query, headers=session.registry_auth(HUB))
     rows = [_row(result, short=not parsed.on("no-trunc")) for result in results]
-    show(rows, COLUMNS, ("Name", "Description", "StarCount", "IsOfficial"), text, kind="*formatter.searchContext")
+    show(
+        rows,
+        COLUMNS,
+        ("Name", "Description", "StarCount", "IsOfficial"),
+        text,
+        kind="*formatter.searchContext",
+    )
     return 0
 
 
-COMMANDS = (Command(("search",), "TERM", "Search the public registry for images", search, FLAGS, least=1, most=1),)
+COMMANDS = (
+    Command(("search",), "TERM", "Search the public registry for images", search, FLAGS, least=1, most=1),
+)

@@ -37,7 +37,10 @@ def start(session: Session, parsed: Parsed) -> int:
 
 
 def _checkpoint(parsed: Parsed) -> dict[str, str | int | bool | list[str] | None]:
-    return {"checkpoint": parsed.text("checkpoint") or None, "checkpoint-dir": parsed.text("checkpoint-dir") or None}
+    return {
+        "checkpoint": parsed.text("checkpoint") or None,
+        "checkpoint-dir": parsed.text("checkpoint-dir") or None,
+    }
 
 
 def _attached(session: Session, parsed: Parsed, name: str) -> int:
@@ -64,7 +67,9 @@ def _attached(session: Session, parsed: Parsed, name: str) -> int:
                 raise ClientError(f"Error: failed to start containers: {name}") from None
 
         keys = detach_keys(session, parsed)
-        if attach_streams(session, identifier, tty=config["Tty"], stdin=stdin, keys=keys, signals=True, begin=begin):
+        if attach_streams(
+            session, identifier, tty=config["Tty"], stdin=stdin, keys=keys, signals=True, begin=begin
+        ):
             return 0
         return _exit_code(waiting.read())
 

@@ -85,7 +85,9 @@ class Follower(threading.Thread):
     def run(self) -> None:
         query = {"stream": 1 if self._stream else 0}
         try:
-            for sample in self._session.api.messages("GET", f"/containers/{self.container}/stats", query=query):
+            for sample in self._session.api.messages(
+                "GET", f"/containers/{self.container}/stats", query=query
+            ):
                 self.latest = sample
         except ClientError as error:
             self.problem = error

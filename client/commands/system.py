@@ -23,10 +23,18 @@ a|all|bool||Remove all unused images, not only those without a name
 f|force|bool||Do not ask
  |volumes|bool||Remove anonymous volumes too
 """
-COLUMNS = {"Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE", "Reclaimable": "RECLAIMABLE"}
+COLUMNS = {
+    "Type": "TYPE",
+    "TotalCount": "TOTAL",
+    "Active": "ACTIVE",
+    "Size": "SIZE",
+    "Reclaimable": "RECLAIMABLE",
+}
 
 
-def _line(kind: str, total: int, active: int, size: int, reclaimable: int, *, share: bool = True) -> dict[str, str]:
+def _line(
+    kind: str, total: int, active: int, size: int, reclaimable: int, *, share: bool = True
+) -> dict[str, str]:
     percent = f" ({reclaimable * 100 // size}%)" if share and size > 0 else ""
     return {"Type": kind, "TotalCount": str(total), "Active": str(active), "Size": human_size(size),
             "Reclaimable": human_size(reclaimable) + percent}  # fmt: skip
@@ -38,7 +46,9 @@ def summary(usage: dict[str, Any]) -> list[dict[str, str]]:
     volumes, cache = usage.get("Volumes") or [], usage.get("BuildCache") or []
     layers = usage.get("LayersSize") or 0
     used = sum(i["Size"] - max(i.get("SharedSize", 0), 0) for i in images if i.get("Containers", 0) > 0)
-    running = [c for c in containers if any(word in c["State"] for word in ("running", "paused", "restarting"))]
+    running = [
+        c for c in containers if any(word in c["State"] for word in ("running", "paused", "restarting"))
+    ]
     sizes = sum(c.get("SizeRw") or 0 for c in containers)
     idle = sum(c.get("SizeRw") or 0 for c in containers if c not in running)
 
@@ -54,7 +64,9 @@ def summary(usage: dict[str, Any]) -> list[dict[str, str]]:
         _line("Images", len(images), sum(i.get("Containers", 0) > 0 for i in images), layers, layers - used),
         _line("Containers", len(containers), len(running), sizes, idle),
         _line("Local Volumes", len(volumes), len(referenced), held, free),
-        _line("Build Cache", len(cache), sum(bool(c.get("InUse")) for c in cache), cached, spare, share=False),
+        _line(
+            "Build Cache", len(cache), sum(bool(c.get("InUse")) for c in cache), cached, spare, share=False
+        ),
     ]
 
 
@@ -63,7 +75,11 @@ def _verbose(usage: dict[str, Any]) -> None:
     rows = [row for image in usage.get("Images") or []
             for row in image_command.rows_of(image, short=True, digests=False)]  # fmt: skip
     say("Images space usage:\n")
-    say(table([image_command.COLUMNS[name] for name in names], [[row[name] for name in names] for row in rows]))
+    say(
+        table(
+            [image_command.COLUMNS[name] for name in names], [[row[name] for name in names] for row in rows]
+        )
+    )
     say("\nContainers space usage:\n")
     names = ("ID", "Image", "Command", "LocalVolumes", "Size", "RunningFor", "Status", "Names")
     containers = [{**container_command.row(entry, short=True), "Size": human_size(entry.get("SizeRw") or 0)}
@@ -74,10 +90,14 @@ def _verbose(usage: dict[str, Any]) -> None:
     volumes = []
     for volume in usage.get("Volumes") or []:
         data = volume.get("UsageData") or {}
-        volumes.append([volume["Name"], str(data.get("RefCount", 0)), human_size(max(data.get("Size", 0), 0))])
+        volumes.append(
+            [volume["Name"], str(data.get("RefCount", 0)), human_size(max(data.get("Size", 0), 0))]
+        )
     say(table(("VOLUME NAME", "LINKS", "SIZE"), volumes))
     cache = usage.get("BuildCache") or []
-    say(f"\nBuild cache usage: {human_size(sum(entry['Size'] for entry in cache if not entry.get('Shared')))}\n")
+    say(
+        f"\nBuild cache usage: {human_size(sum(entry['Size'] for entry in cache if not entry.get('Shared')))}\n"
+    )
     entries = []
     for entry in cache:
         created, used = parse_time(entry.get("CreatedAt", "")), parse_time(entry.get("LastUsedAt") or "")

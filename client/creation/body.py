@@ -172,7 +172,9 @@ def effective_capabilities(add: list[str], drop: list[str]) -> tuple[list[str], 
     return sorted(added), sorted(dropped - added)
 
 
-def _host_config(parsed: Parsed, binds: list[str] | None, bindings: dict[str, Any], network: str) -> dict[str, Any]:
+def _host_config(
+    parsed: Parsed, binds: list[str] | None, bindings: dict[str, Any], network: str
+) -> dict[str, Any]:
     security = parse_security(parsed.items("security-opt"))
     open_paths = "systempaths=unconfined" in security
     security = [option for option in security if option != "systempaths=unconfined"]
@@ -231,7 +233,9 @@ def _resources(parsed: Parsed) -> dict[str, Any]:
     requests = parsed.items("gpus")
     cdi = [name for name in names if is_cdi_name(name)]
     if cdi:
-        requests.append({"Driver": "cdi", "Count": 0, "DeviceIDs": cdi, "Capabilities": None, "Options": None})
+        requests.append(
+            {"Driver": "cdi", "Count": 0, "DeviceIDs": cdi, "Capabilities": None, "Options": None}
+        )
     ulimits = {limit["Name"]: limit for limit in parsed.items("ulimit")}
     resources: dict[str, Any] = {
         "CpuShares": parsed.number("cpu-shares"),

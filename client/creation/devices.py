@@ -12,7 +12,9 @@ from client.errors import ClientError
 from client.values import parse_bytes
 
 _RULE = re.compile(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}")
-_CDI_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*/[A-Za-z][A-Za-z0-9_-]*=[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?")
+_CDI_NAME = re.compile(
+    r"[A-Za-z][A-Za-z0-9_.-]*/[A-Za-z][A-Za-z0-9_-]*=[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?"
+)
 _ULIMITS = frozenset(("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
                       "rss", "rtprio", "rttime", "sigpending", "stack"))  # fmt: skip
 _RATE = ("invalid rate for device: {}. The correct format is <device-path>:<number>{}. "
@@ -63,12 +65,20 @@ def _count(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f'invalid count ({text}): value must be either "all" or an integer: invalid syntax') from None
+        raise ValueError(
+            f'invalid count ({text}): value must be either "all" or an integer: invalid syntax'
+        ) from None
 
 
 def parse_gpus(text: str) -> dict[str, Any]:
     """`all`, `2`, `device=0,1`, `"capabilities=utility,device=0"`: a DeviceRequest."""
-    request: dict[str, Any] = {"Driver": "", "Count": 0, "DeviceIDs": None, "Capabilities": None, "Options": None}
+    request: dict[str, Any] = {
+        "Driver": "",
+        "Count": 0,
+        "DeviceIDs": None,
+        "Capabilities": None,
+        "Options": None,
+    }
     seen: set[str] = set()
     for item in next(csv.reader([text]), []):
         key, equals, value = item.partition("=")
@@ -111,7 +121,9 @@ def throttle_bytes(text: str) -> dict[str, Any]:
     try:
         return {"Path": path, "Rate": parse_bytes(value)}
     except ValueError:
-        raise ValueError(_RATE.format(text, "[<unit>]", ". Unit is optional and can be kb, mb, or gb")) from None
+        raise ValueError(
+            _RATE.format(text, "[<unit>]", ". Unit is optional and can be kb, mb, or gb")
+        ) from None
 
 
 def throttle_operations(text: str) -> dict[str, Any]:

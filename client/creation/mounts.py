@@ -10,7 +10,11 @@ from client.errors import ClientError
 from client.values import parse_bool, parse_bytes
 
 _FLAGS = ("readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src")
-_SETUID, _SETGID, _STICKY = 1 << 23, 1 << 22, 1 << 20  # Go's os.FileMode has these bits elsewhere than the kernel
+_SETUID, _SETGID, _STICKY = (
+    1 << 23,
+    1 << 22,
+    1 << 20,
+)  # Go's os.FileMode has these bits elsewhere than the kernel
 
 
 def _truth(key: str, value: str, given: bool) -> bool:
@@ -45,7 +49,11 @@ def _bind_option(mount: dict[str, Any], key: str, value: str, given: bool) -> bo
     elif key == "bind-create-src":
         options["CreateMountpoint"] = _truth(key, value, given)
     elif key == "bind-recursive":
-        modes = {"disabled": "NonRecursive", "writable": "ReadOnlyNonRecursive", "readonly": "ReadOnlyForceRecursive"}
+        modes = {
+            "disabled": "NonRecursive",
+            "writable": "ReadOnlyNonRecursive",
+            "readonly": "ReadOnlyForceRecursive",
+        }
         if value in modes:
             options[modes[value]] = True
         elif value != "enabled":
@@ -124,10 +132,14 @@ def _check(mount: dict[str, Any]) -> None:
             raise ValueError(f"cannot mix '{owner}-*' options with mount type '{kind}'")
     options = mount.get("BindOptions", {})
     if options.get("ReadOnlyNonRecursive") and not mount.get("ReadOnly"):
-        raise ValueError("option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction")
+        raise ValueError(
+            "option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction"
+        )
     if options.get("ReadOnlyForceRecursive"):
         if not mount.get("ReadOnly"):
-            raise ValueError("option 'bind-recursive=readonly' requires 'readonly' to be specified in conjunction")
+            raise ValueError(
+                "option 'bind-recursive=readonly' requires 'readonly' to be specified in conjunction"
+            )
         if options.get("Propagation") != "rprivate":
             raise ValueError("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified "
                              "in conjunction")  # fmt: skip
@@ -143,7 +155,9 @@ def parse_mount(text: str) -> dict[str, Any]:
         name, equals, value = item.partition("=")
         key, given = name.lower(), bool(equals)
         if name != name.strip():
-            raise ValueError(f"invalid option '{name.strip()}' in '{item}': option should not have whitespace")
+            raise ValueError(
+                f"invalid option '{name.strip()}' in '{item}': option should not have whitespace"
+            )
         if given and not value.strip():
             raise ValueError(f"invalid value for '{name}': value is empty")
         if given and value != value.strip():

@@ -29,7 +29,13 @@ def _ip(text: str) -> str:
 
 def parse_network(text: str) -> dict[str, Any]:
     """A name, or `name=net,alias=x,ip=1.2.3.4,driver-opt=k=v,gw-priority=1`."""
-    option: dict[str, Any] = {"Target": text, "Aliases": [], "LinkLocalIPs": [], "DriverOpts": {}, "Links": []}
+    option: dict[str, Any] = {
+        "Target": text,
+        "Aliases": [],
+        "LinkLocalIPs": [],
+        "DriverOpts": {},
+        "Links": [],
+    }
     if not _LONG.search(text):
         return option
     option["Target"] = ""
@@ -68,7 +74,9 @@ def is_user_defined(mode: str) -> bool:
 
 
 def check_mac(text: str) -> str:
-    if not re.fullmatch(r"([0-9A-Fa-f]{2}[:-]){5,7}[0-9A-Fa-f]{2}|([0-9A-Fa-f]{4}\.){2,3}[0-9A-Fa-f]{4}", text.strip()):
+    if not re.fullmatch(
+        r"([0-9A-Fa-f]{2}[:-]){5,7}[0-9A-Fa-f]{2}|([0-9A-Fa-f]{4}\.){2,3}[0-9A-Fa-f]{4}", text.strip()
+    ):
         raise ClientError(f"{text} is not a valid mac address")
     return text
 
@@ -143,5 +151,7 @@ def build_endpoints(parsed: Parsed) -> tuple[str, dict[str, Any]]:
             continue
         endpoints[option["Target"]] = endpoint
     if len({is_user_defined(option["Target"]) for option in options}) > 1:
-        raise ClientError("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
+        raise ClientError(
+            "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
+        )
     return options[0]["Target"], endpoints

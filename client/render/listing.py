@@ -47,7 +47,9 @@ def row_json(values: Mapping[str, Any]) -> str:
 def _templated_table(rows: Sequence[Row], columns: Columns, text: str, kind: str,
                      echo: Callable[[str], None]) -> None:  # fmt: skip
     template = _parsed(text)
-    header = template.render(Fields({name: _Header(title) for name, title in columns.items()}, kind), headers=True)
+    header = template.render(
+        Fields({name: _Header(title) for name, title in columns.items()}, kind), headers=True
+    )
     lines = [header, *(_rendered(template, Fields(row, kind)) for row in rows)]
     echo("\n".join(align("\n".join(lines).split("\n"))))
 

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from client import main as client_main
 
-pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="docker's command line is not installed")
+pytestmark = pytest.mark.skipif(
+    shutil.which("docker") is None, reason="docker's command line is not installed"
+)
 
 
 class _Handler(BaseHTTPRequestHandler):
