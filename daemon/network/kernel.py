@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
-from daemon.network import firewall, foreign, links, namespaces
+from daemon.network import conntrack, firewall, foreign, links, namespaces
 from daemon.network.bridge import BridgePlan
 from daemon.network.firewall import Publication
 from daemon.network.namespaces import Namespace
@@ -155,16 +155,25 @@ class Kernel:
         except FirewallError as error:
             log.warning("cannot have %s accept this daemon's bridges: %s", foreign.CHAIN, error)
 
-    def publish(self, publications: Iterable[Publication], *, port: str) -> None:
+    def publish(self, publications: Collection[Publication], *, port: str) -> None:
         """Forward host ports to the container behind the bridge's `port`, which may call itself by them."""
         link = links.find(self._host, port)
         if link is not None:
             self._host.request(links.set_hairpin(link.index, True))
         self._nft.run(firewall.publish(self._table, publications))
+        self._forget_flows(publications)
 
-    def withdraw(self, publications: Iterable[Publication]) -> None:
+    def withdraw(self, publications: Collection[Publication]) -> None:
+        if not publications:
+            return
         with contextlib.suppress(NoSuchObject):
             self._nft.run(firewall.withdraw(self._table, publications))
+        self._forget_flows(publications)
+
+    def _forget_flows(self, publications: Collection[Publication]) -> None:
+        if any(one.protocol == "udp" for one in publications):
+            local = [address.ip for address in links.addresses(self._host)]
+            conntrack.forget(conntrack.plan(publications, local))
 
     # namespaces
 
@@ -239,7 +248,7 @@ class Kernel:
             self._nft.run(firewall.publish(self._table, change.withdraw))
 
     def release(
-        self, namespace: Namespace, interfaces: Collection[Interface], withdraw: Iterable[Publication]
+        self, namespace: Namespace, interfaces: Collection[Interface], withdraw: Collection[Publication]
     ) -> None:
         """A sandbox ends. Its addresses go at once: the kernel destroys namespaces at its leisure, and until
         then one that nobody owns must not answer for an address that someone else has got by now."""

@@ -199,14 +199,14 @@ def links(sock: NetlinkSocket) -> list[Link]:
     ]
 
 
-def addresses(sock: NetlinkSocket, index: int) -> list[IPv4Interface]:
-    """IPv4 addresses of one link."""
+def addresses(sock: NetlinkSocket, index: int = 0) -> list[IPv4Interface]:
+    """IPv4 addresses of one link, or of all."""
     request = Message("list addresses", RTM_GETADDR, _IFADDR.pack(AF_INET, 0, 0, 0, index))
     found = []
     for body in sock.dump(request):
         prefix, owner = body[1], struct.unpack_from("=I", body, 4)[0]
         local = attributes(body[_IFADDR.size :]).get(IFA_LOCAL)
-        if owner == index and local:
+        if index in (0, owner) and local:
             found.append(IPv4Interface((local, prefix)))
     return found
 

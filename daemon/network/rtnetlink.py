@@ -79,12 +79,12 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 
 class NetlinkSocket:
-    """A blocking rtnetlink socket in the namespace of the thread that makes it. Not thread-safe."""
+    """A blocking netlink socket in the namespace of the thread that makes it. Not thread-safe."""
 
     __slots__ = ("_sequence", "_socket")
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+    def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         self._socket.bind((0, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 import statistics
@@ -87,6 +88,26 @@ async def test_a_published_udp_port(daemon: Daemon, outside: Outside) -> None:
         assert await ask_udp(None, "127.0.0.1", port)
         assert await ask_udp(None, "::1", port), "by the userland proxy"
         assert await ask_udp(outside.netns, outside.host, port) == outside.address.encode()
+
+
+async def test_a_udp_client_that_never_pauses_follows_to_the_next_container(daemon: Daemon) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setblocking(False)
+        bindings = {"53/udp": [{"HostPort": ""}]}
+        for _ in range(2):
+            one = await daemon.container(bindings=bindings)
+            bindings = {"53/udp": [{"HostPort": str(one.port("53/udp"))}]}
+            client.connect(("127.0.0.1", one.port("53/udp")))
+            async with echoing(one.netns, 53), asyncio.timeout(2):
+                client.send(b"?")
+                assert await asyncio.get_running_loop().sock_recv(client, 100)
+            await one.stop()
+            await daemon.container(name="other")  # so that the next one has another address
+            with contextlib.suppress(ConnectionRefusedError):
+                client.send(b"nobody is there")
+            await asyncio.sleep(0.05)
+            with contextlib.suppress(OSError):
+                client.recv(100)
 
 
 async def test_a_port_published_on_one_address_is_not_on_others(daemon: Daemon, outside: Outside) -> None:
