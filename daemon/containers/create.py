@@ -12,7 +12,7 @@ from daemon.containers.model import Container
 from daemon.containers.spec import devices, security
 from daemon.containers.wire import Config, CreateRequest, EndpointSettings, HostConfig
 from daemon.images.model import Image
-from daemon.runtime.capabilities import CAPABILITIES
+from daemon.runtime.capabilities import NUMBERS as CAPABILITIES
 from storage.errors import InvalidArgument, NotFound
 
 _NOT_CONFIG = ("HostConfig", "NetworkingConfig")

@@ -155,7 +155,7 @@ def host_config(asked: HostConfig, daemon: DaemonConfig, *, cgroups_v2: bool) ->
     privileged = host["Privileged"]
     unmasked = privileged or "systempaths=unconfined" in (host["SecurityOpt"] or [])
     for field, default in (
-        ("MaskedPaths", runtime_defaults.MASKED_PATHS),
+        ("MaskedPaths", runtime_defaults.masked_paths()),
         ("ReadonlyPaths", runtime_defaults.READONLY_PATHS),
     ):
         given = asked.get(field)

@@ -113,16 +113,14 @@ def _make_debian(work: Path) -> None:
 
 
 def _mirror() -> list[str]:
-    """The first mirror that this machine's apt is set up with; none leaves debootstrap its default."""
-    for path in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
+    """The distribution's own mirror in this machine's apt sources; none leaves debootstrap its default."""
+    for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
         if not path.is_file():
             continue
         for line in path.read_text().splitlines():
-            words = [w for w in line.split() if not w.startswith("[") and not w.endswith("]")]
-            if words[:1] == ["deb"] and "security" not in line:
-                return [words[1]]
-            if words[:1] == ["URIs:"] and "security" not in line:
-                return [words[1]]
+            for word in line.split()[1:] if line.startswith(("deb ", "URIs:")) else ():
+                if word.rstrip("/").endswith("/debian"):
+                    return [word]
     return []
 
 

@@ -13,7 +13,8 @@ from daemon.containers.spec.seccomp_profile import to_oci
 from daemon.containers.validate import normalised_capability
 from daemon.containers.wire import HostConfig
 from daemon.runtime import defaults
-from daemon.runtime.capabilities import CAPABILITIES
+from daemon.runtime.capabilities import NUMBERS as CAPABILITIES
+from daemon.runtime.seccomp_default import default_seccomp
 from storage.errors import InvalidArgument
 
 
@@ -98,7 +99,7 @@ def apply(spec: dict[str, Any], host: HostConfig, options: SecurityOptions) -> N
         process["apparmorProfile"] = options.apparmor
     linux |= _masks(host, options, privileged)
     if not privileged and options.seccomp == "default":
-        linux["seccomp"] = defaults.seccomp_profile(frozenset(caps))
+        linux["seccomp"] = default_seccomp(set(caps))
     elif options.seccomp not in ("default", "unconfined"):
         linux["seccomp"] = to_oci(json.loads(options.seccomp), frozenset(caps))
 
@@ -108,6 +109,6 @@ def _masks(host: HostConfig, options: SecurityOptions, privileged: bool) -> dict
         return {"maskedPaths": [], "readonlyPaths": []}
     masked, readonly = host.get("MaskedPaths"), host.get("ReadonlyPaths")
     return {
-        "maskedPaths": list(defaults.MASKED_PATHS) if masked is None else masked,
+        "maskedPaths": defaults.masked_paths() if masked is None else masked,
         "readonlyPaths": list(defaults.READONLY_PATHS) if readonly is None else readonly,
     }
