@@ -77,8 +77,8 @@ class LayerJob:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._jobs.forget(self.wanted.chain_id, self)
-        if not task.cancelled():
-            task.exception()  # somebody waits for it, or nobody does any more
+        if task.cancelled() or task.exception() is not None:
+            self._jobs.store.collect_soon()
 
     def _say(self, line: Json) -> None:
         self._last = line

@@ -61,10 +61,11 @@ class Listing:
 
     def rows(self, *, all: bool, shared_size: bool) -> list[Json]:
         parents = {image.parent for image in self._store if image.parent}
-        rows = [row for image in self._store if (row := self._row(image, parents, all)) is not None]
+        newest_first = sorted(self._store, key=lambda image: -times.nanoseconds(image.created))
+        rows = [row for image in newest_first if (row := self._row(image, parents, all)) is not None]
         if shared_size:
             self._add_shared(rows)
-        return sorted(rows, key=lambda row: (-row["Created"], row["Id"]))
+        return rows
 
     def _row(self, image: Image, parents: set[str], all: bool) -> Json | None:
         if not self._in_time(image) or not labelled(labels_of(image), self._filters.get("label") or ()):

@@ -58,6 +58,16 @@ class Load:
     async def run(self, stream: AsyncIterator[bytes]) -> list[str]:
         """IDs of the images loaded."""
         loaded = Loaded()
+        try:
+            await self._run(stream, loaded)
+        except BaseException:
+            self._store.collect_soon()
+            raise
+        for line in loaded.lines or [f"Loaded image ID: {image_id}" for image_id in loaded.ids]:
+            self._say({"stream": f"{line}\n"})
+        return loaded.images
+
+    async def _run(self, stream: AsyncIterator[bytes], loaded: Loaded) -> None:
         async with (
             archive.spool_directory(self._spool) as directory,
             archive.receiving(self._store.content.root, stream) as worker,
@@ -67,9 +77,6 @@ class Load:
             for item in items:
                 await self._load(worker, item, loaded)
             await self._link_parents(items, loaded)
-        for line in loaded.lines or [f"Loaded image ID: {image_id}" for image_id in loaded.ids]:
-            self._say({"stream": f"{line}\n"})
-        return loaded.images
 
     async def _load(self, worker: Worker, item: Item, loaded: Loaded) -> None:
         body = await _member(worker, item.config)

@@ -47,5 +47,6 @@ async def unpack(store: ImageStore, ingest: Ingest) -> Unpacked:
         fields = await ingest(str(store.snapshots.layer_dir(key)))
     except BaseException:
         store.snapshots.remove(key)
+        store.collect_soon()
         raise
     return Unpacked(store, key, fields)

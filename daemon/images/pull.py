@@ -65,8 +65,12 @@ class Pull:
         """IDs of the images that were pulled."""
         if self._reference.familiar_name == RESERVED:
             raise Forbidden(f"'{RESERVED}' is a reserved name")
-        with self._registries.worker.held():
-            await self._try_endpoints()
+        try:
+            with self._registries.worker.held():
+                await self._try_endpoints()
+        except BaseException:
+            self._store.collect_soon()
+            raise
         return self._images
 
     async def _try_endpoints(self) -> None:

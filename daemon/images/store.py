@@ -70,6 +70,8 @@ class ImageStore:
         self._writing = asyncio.Lock()
         self._syncing: asyncio.Task[None] | None = None
         self._purging: asyncio.Task[int] | None = None
+        self._collecting: asyncio.Task[None] | None = None
+        self._untidy = False
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -225,8 +227,9 @@ class ImageStore:
 
     async def settle(self) -> None:
         """Waits for what goes on behind the callers: making durable, deleting files."""
-        running = [task for task in (self._syncing, self._purging) if task is not None]
-        await asyncio.gather(*running, return_exceptions=True)
+        for task in (self._collecting, self._syncing, self._purging):
+            if task is not None:
+                await asyncio.gather(task, return_exceptions=True)
 
     async def name(self, image_id: str, names: Sequence[Reference], *, tagged: bool = True) -> None:
         async with self._writing:
@@ -315,6 +318,17 @@ class ImageStore:
             self._purge_soon()
         return collected
 
+    def collect_soon(self) -> None:
+        """After something failed or was cancelled: what it had finished belongs to nobody."""
+        self._untidy = True
+        if self._collecting is None or self._collecting.done():
+            self._collecting = asyncio.create_task(self._collect_until_tidy())
+
+    async def _collect_until_tidy(self) -> None:
+        while self._untidy:
+            self._untidy = False
+            await self.collect()
+
     def _purge_soon(self) -> None:
         """The files of removed layers are aside already; nobody waits for their deletion."""
         if self._purging is None or self._purging.done():
@@ -326,7 +340,7 @@ class ImageStore:
             if snapshot.key.startswith(UNPACKING) and snapshot.kind is Kind.ACTIVE:
                 self.snapshots.remove(snapshot.key)
         await self.collect()
-        await asyncio.to_thread(self.snapshots.purge)
+        self._purge_soon()
 
 
 def _key(name: Reference) -> str:

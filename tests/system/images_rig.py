@@ -1,6 +1,6 @@
 """A daemon with images alone behind the real API, so that image tests need nothing else of the engine.
 
-    python -m tests.system.images_rig ROOT [--silence SECONDS] [--mirror URL]
+    python -m tests.system.images_rig ROOT [--silence SECONDS] [--pause SECONDS] [--mirror URL]
 
 serves ROOT/d.sock until it is terminated. In use: images whose IDs stand in ROOT/in-use.json
 ({"sha256:..": [["container id", running]]}), so that conflicts can be tested without containers.
@@ -158,9 +158,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("root", type=Path)
     parser.add_argument("--silence", type=float, default=60.0)
+    parser.add_argument("--pause", type=float, default=5.0)
     parser.add_argument("--mirror", action="append", default=[])
     given = parser.parse_args()
-    patience = Patience(answer=given.silence, silence=given.silence, pause=min(5.0, given.silence))
+    patience = Patience(answer=given.silence, silence=given.silence, pause=given.pause)
     asyncio.run(serve(given.root, patience, given.mirror))
 
 
