@@ -59,7 +59,8 @@ class Load:
         """IDs of the images loaded."""
         loaded = Loaded()
         try:
-            await self._run(stream, loaded)
+            with self._store.ingesting():
+                await self._run(stream, loaded)
         except BaseException:
             self._store.collect_soon()
             raise
@@ -111,7 +112,8 @@ class Load:
         self, worker: Worker, members: Sequence[str], diff_ids: Sequence[str], lease: Lease
     ) -> None:
         chains = chain_ids(diff_ids)
-        missing = [n for n, chain in enumerate(chains) if not self._store.has_layer(chain)]
+        layers = enumerate(zip(chains, diff_ids, strict=True))
+        missing = [n for n, (chain, diff_id) in layers if not self._store.is_complete(chain, diff_id)]
         made: dict[int, Unpacked] = {}
 
         async def one(place: int) -> None:

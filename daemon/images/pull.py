@@ -120,6 +120,7 @@ class Pull:
         with self._store.lease() as lease:
             config_digest, config, layers = await self._resolve(session, decoded, reference)
             lease.add(Blob(config_digest), *(Layer(each.chain_id) for each in layers))
+            lease.add(*(Blob(each.descriptor.digest) for each in layers))
             await self._fetch(session, layers)
             self._say(progress.message(f"Digest: {document.digest}"))
             return await self._name(reference, document, config_digest, config)
@@ -181,7 +182,7 @@ class Pull:
         below: LayerJob | None = None
         try:
             for wanted in layers:
-                if below is None and self._store.has_layer(wanted.chain_id):
+                if below is None and self._store.is_complete(wanted.chain_id, wanted.diff_id):
                     self._say(progress.state("Already exists", wanted.short))
                     await self._store.note_repository(wanted.diff_id, wanted.repository)
                     continue

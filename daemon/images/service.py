@@ -224,7 +224,8 @@ class ImageService:
         system = _platform(platform)
 
         async def work(say: Say) -> None:
-            image = await create.import_archive(self._store, stream, name, comment, changes, system)
+            with self._store.ingesting():
+                image = await create.import_archive(self._store, stream, name, comment, changes, system)
             self._image_event("import", image)
             say({"status": image.id})
 
@@ -250,18 +251,19 @@ class ImageService:
         `config` is the container's Config; `changes` are Dockerfile instructions applied to it.
         """
         name = reference.parse_with(repo, tag).with_default_tag() if repo else None
-        image = await create.commit_container(
-            self._store,
-            key,
-            parent,
-            config,
-            container_id=container_id,
-            container_config=container_config or config,
-            author=author,
-            message=message,
-            change=changes,
-            name=name,
-        )
+        with self._store.ingesting():
+            image = await create.commit_container(
+                self._store,
+                key,
+                parent,
+                config,
+                container_id=container_id,
+                container_config=container_config or config,
+                author=author,
+                message=message,
+                change=changes,
+                name=name,
+            )
         self._image_event("create", image)
         if name is not None:
             self._events("image", "tag", image.id, {"name": name.familiar, **listing.labels_of(image)})

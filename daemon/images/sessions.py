@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -115,6 +116,8 @@ class Registries:
         self.worker = worker
         self.patience = patience or Patience()
         self._insecure, self._mirrors = list(insecure), list(mirrors)
+        self._numbers = itertools.count(1)
+        """Of sessions. Never used again, so one that died with its worker cannot mean another's."""
 
     async def endpoints(self, domain: str, *, push: bool = False) -> list[Endpoint]:
         found = await self.worker.call(
@@ -128,8 +131,10 @@ class Registries:
         """Pings the endpoint; actions are "pull", "pull,push" or, without a reference, "login"."""
         limits = self.patience
         with self.worker.held():
-            number = await self.worker.call(
+            number = next(self._numbers)
+            await self.worker.call(
                 "open",
+                session=number,
                 endpoint=asdict(endpoint),
                 path=reference.path if reference else "",
                 auth=(auth or AuthConfig()).fields(),

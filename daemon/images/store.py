@@ -15,6 +15,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,7 @@ class ImageStore:
         self._purging: asyncio.Task[int] | None = None
         self._collecting: asyncio.Task[None] | None = None
         self._untidy = False
+        self._ingests = 0
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -140,6 +142,10 @@ class ImageStore:
 
     def has_layer(self, chain_id: str) -> bool:
         return chain_id in self._sizes and self.snapshots.exists(chain_id)
+
+    def is_complete(self, chain_id: str, diff_id: str) -> bool:
+        """Layer and blob: a container may keep the layer of a removed image, whose blob is gone."""
+        return self.has_layer(chain_id) and self.blob(diff_id) is not None
 
     def layer_size(self, chain_id: str) -> int:
         return self._sizes.get(chain_id, 0)
@@ -284,7 +290,26 @@ class ImageStore:
     def lease(self) -> Lease:
         return self.collector.lease()
 
+    @contextmanager
+    def ingesting(self) -> Iterator[None]:
+        """While blobs come in whose digests nobody knows yet (load, import, commit).
+
+        A lease can only be taken for them when they are there, so until then none that is without a
+        record is collected.
+        """
+        self._ingests += 1
+        try:
+            yield
+        finally:
+            self._ingests -= 1
+            if self._untidy and not self._ingests:
+                self.collect_soon()
+
     def _roots(self) -> Iterable[Node]:
+        if self._ingests:
+            self._untidy = True
+            recorded = {blob.digest for blob in list(self._blobs.values())}
+            yield from (Blob(digest) for digest, _ in self.content.walk() if digest not in recorded)
         for image in list(self._images.values()):
             yield Blob(image.id)
             if image.top:
@@ -325,7 +350,7 @@ class ImageStore:
             self._collecting = asyncio.create_task(self._collect_until_tidy())
 
     async def _collect_until_tidy(self) -> None:
-        while self._untidy:
+        while self._untidy and not self._ingests:
             self._untidy = False
             await self.collect()
 

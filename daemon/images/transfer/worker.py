@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import itertools
 import json
 import os
 import socket
@@ -42,7 +41,6 @@ class Operations:
     def __init__(self, store: WorkerStore):
         self._store = store
         self._sessions: dict[int, Repository] = {}
-        self._numbers = itertools.count(1)
         self._tokens: Any = None
 
     async def endpoints(
@@ -54,13 +52,14 @@ class Operations:
     async def open(
         self,
         report: Report,
+        session: int,
         endpoint: dict[str, Any],
         path: str,
         auth: dict[str, str],
         actions: str,
         timeouts: dict[str, float],
-    ) -> int:
-        """A session with one repository; only now is httpx loaded."""
+    ) -> None:
+        """A session with one repository, under the daemon's number; only now is httpx loaded."""
         from daemon.images.registry.auth import Tokens
         from daemon.images.registry.client import Repository, Timeouts
 
@@ -78,9 +77,7 @@ class Operations:
         except BaseException:
             await repository.close()
             raise
-        number = next(self._numbers)
-        self._sessions[number] = repository
-        return number
+        self._sessions[session] = repository
 
     async def close(self, report: Report, session: int) -> None:
         if repository := self._sessions.pop(session, None):
