@@ -41,25 +41,17 @@ class DirectorySnapshotter(ABC):
     def commit(
         self, name: str, key: str, *, parent: str | None = None, labels: Mapping[str, str] | None = None
     ) -> Snapshot:
-        with self._index.lock:
-            record = self._index.get(key)
-            if record.snapshot.kind is not Kind.ACTIVE:
-                raise Conflict(f"snapshot {key} is {record.snapshot.kind} and cannot be committed")
-            self._index.check_free(name)
-            parent = parent if parent is not None else record.snapshot.parent
-            if parent is not None:
-                self._index.committed(parent)
-            snapshot = Snapshot(
-                name,
-                Kind.COMMITTED,
-                parent,
-                record.snapshot.created,
-                labels_of(labels) or record.snapshot.labels,
-            )
+        record = self._index.get(key)
+        if record.snapshot.kind is not Kind.ACTIVE:
+            raise Conflict(f"snapshot {key} is {record.snapshot.kind} and cannot be committed")
+        created, old_labels = record.snapshot.created, record.snapshot.labels
+        parent = parent if parent is not None else record.snapshot.parent
+        snapshot = Snapshot(name, Kind.COMMITTED, parent, created, labels_of(labels) or old_labels)
+        with self._index.reserving(snapshot):
             self._before_commit(record, parent)
             with disk.no_space(self.root):
                 failpoints.hit("snapshots.commit")
-            self._index.replace(key, Record(record.number, snapshot, unsynced=self._index.boot))
+            self._index.replace(record, Record(record.number, snapshot, unsynced=self._index.boot))
             self._after_commit(record)
         failpoints.hit("snapshots.committed")
         return snapshot
@@ -94,7 +86,7 @@ class DirectorySnapshotter(ABC):
         finally:
             os.close(fd)
         if record.snapshot.kind is Kind.COMMITTED:
-            self._index.remember_usage(record, usage)
+            self._index.change(record, usage=usage)
         return usage
 
     def layer_dir(self, key: str) -> Path:
@@ -107,7 +99,8 @@ class DirectorySnapshotter(ABC):
         unsynced = self._index.unsynced()
         if unsynced:
             disk.sync_filesystem(self.root)
-            self._index.mark_synced(unsynced)
+            for record in unsynced:
+                self._index.change(record, unsynced=None)
             disk.sync_filesystem(self.root)  # the marks; little is left to write
 
     def purge(self) -> int:

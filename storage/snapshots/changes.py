@@ -2,8 +2,8 @@
 
 The rules are those of Docker's archive.Changes, found out by asking it:
 
-- A file differs when mode, owner, device, size or mtime does. Opening one for writing copies it up and is
-  no change.
+- A file differs when mode, owner, device, size, mtime or capabilities do (we add users' attributes, which
+  are part of a layer). Opening one for writing copies it up and is no change.
 - A directory differs when mode or owner does, or anything in it does; its mtime doesn't count.
 - A directory that was deleted is one deletion; what was in it isn't listed.
 - The root itself is never listed.
@@ -20,6 +20,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from storage.archive.create import read_attributes
 from storage.archive.options import is_opaque, is_whiteout
 from storage.snapshots import layers
 from storage.snapshots.interface import Change, ChangeKind
@@ -91,7 +92,7 @@ class _Comparison:
             return None
         if below is None:
             self._note(path, ChangeKind.ADDED)
-        elif differs(found, below.stat):
+        elif differs(found, below.stat) or self._attributes_differ(directory.fd, name, found, below):
             self._note(path, ChangeKind.MODIFIED)
         if not stat.S_ISDIR(found.st_mode):
             return None
@@ -108,6 +109,13 @@ class _Comparison:
         except BaseException:
             os.close(fd)
             raise
+
+    @staticmethod
+    def _attributes_differ(parent: int, name: str, found: os.stat_result, below: Found) -> bool:
+        """setcap(8) changes neither size nor mtime."""
+        if stat.S_ISLNK(found.st_mode):
+            return False
+        return read_attributes(f"/proc/self/fd/{parent}/{name}") != read_attributes(below.path)
 
     def _leave(self, directory: _Directory) -> None:
         """What the layers have in a directory that hides them, and it has not, is deleted."""

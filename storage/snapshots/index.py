@@ -115,51 +115,59 @@ class Index:
         return found
 
     @contextlib.contextmanager
-    def adding(self, snapshot: Snapshot) -> Iterator[str]:
-        """Makes a directory for the caller to fill; leaving the block well makes the snapshot exist.
+    def reserving(self, snapshot: Snapshot) -> Iterator[None]:
+        """Takes a key and holds its parent for a block that makes the snapshot.
 
-        The lock is not held while it is filled, but the key is taken and the parent can't go.
+        The lock itself is not held meanwhile: a copy may take minutes.
         """
-        record = self._reserve(snapshot)
-        directory = self.directory(record)
+        with self.lock:
+            if snapshot.key in self.records or snapshot.key in self.coming:
+                raise Conflict(f"snapshot {snapshot.key} exists already")
+            if snapshot.parent is not None:
+                self.committed(snapshot.parent)
+                self.children[snapshot.parent] += 1
+            self.coming.add(snapshot.key)
         try:
-            with disk.no_space(self.root):
-                os.mkdir(directory, 0o700)
-                try:
-                    yield directory
-                    disk.write_aside(Path(directory, "info.json"), record.to_json())
-                except BaseException:
-                    self.discard(directory)
-                    raise
-            with self.lock:
-                self._insert(record)
+            yield
         finally:
             with self.lock:
                 self.coming.discard(snapshot.key)
                 if snapshot.parent is not None:
                     self.children[snapshot.parent] -= 1
 
-    def _reserve(self, snapshot: Snapshot) -> Record:
-        with self.lock:
-            self.check_free(snapshot.key)
-            if snapshot.parent is not None:
-                self.committed(snapshot.parent)
-                self.children[snapshot.parent] += 1
-            self.coming.add(snapshot.key)
-            record = Record(self.next_number, snapshot)
-            self.next_number += 1
-            return record
+    @contextlib.contextmanager
+    def adding(self, snapshot: Snapshot) -> Iterator[str]:
+        """Makes a directory for the caller to fill; leaving the block well makes the snapshot exist."""
+        with self.reserving(snapshot), disk.no_space(self.root):
+            with self.lock:
+                record = Record(self.next_number, snapshot)
+                self.next_number += 1
+            directory = self.directory(record)
+            os.mkdir(directory, 0o700)
+            try:
+                yield directory
+                disk.write_aside(Path(directory, "info.json"), record.to_json())
+            except BaseException:
+                self.discard(directory)
+                raise
+            with self.lock:
+                self._insert(record)
 
-    def check_free(self, key: str) -> None:
-        if key in self.records or key in self.coming:
-            raise Conflict(f"snapshot {key} exists already")
-
-    def replace(self, key: str, record: Record) -> None:
-        """Puts a new record in the place of the one of `key`, on disk first."""
+    def replace(self, old: Record, new: Record) -> None:
+        """Puts a new record in the place of one, on disk first. NotFound when that is gone meanwhile."""
         with self.lock, disk.no_space(self.root):
-            disk.write_aside(Path(self.directory(record), "info.json"), record.to_json())
-            self._forget(key)
-            self._insert(record)
+            if self.get(old.snapshot.key) is not old:
+                raise NotFound(f"snapshot {old.snapshot.key} does not exist any more")
+            disk.write_aside(Path(self.directory(new), "info.json"), new.to_json())
+            self._forget(old.snapshot.key)
+            self._insert(new)
+
+    def change(self, old: Record, **values: Any) -> None:
+        """Changes what a record says besides the snapshot, unless it is gone or another's by now."""
+        with self.lock:
+            current = self.records.get(old.snapshot.key)
+            if current is not None and current.number == old.number:
+                self.replace(current, replace(current, **values))
 
     def remove(self, key: str) -> None:
         with self.lock:
@@ -177,20 +185,6 @@ class Index:
     def unsynced(self) -> list[Record]:
         with self.lock:
             return [record for record in self.records.values() if record.unsynced is not None]
-
-    def mark_synced(self, records: list[Record]) -> None:
-        with self.lock:
-            for record in records:
-                key = record.snapshot.key
-                current = self.records.get(key)
-                if current is not None and current.number == record.number:
-                    self.replace(key, replace(current, unsynced=None))
-
-    def remember_usage(self, record: Record, usage: Usage) -> None:
-        with self.lock:
-            current = self.records.get(record.snapshot.key)
-            if current is not None and current.number == record.number:
-                self.replace(record.snapshot.key, replace(current, usage=usage))
 
     def _insert(self, record: Record) -> None:
         self.records[record.snapshot.key] = record

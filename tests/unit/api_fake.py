@@ -217,6 +217,7 @@ class FakeImages:
 
     async def pull(self, ref: str, tag: str, platform: str, auth: Any) -> AsyncIterator[dict[str, Any]]:
         self.seen["pull"] = (ref, tag, platform, auth)
+        ref = ref.removeprefix("docker.io/library/")
         if ref == "missing":
             raise NotFound("pull access denied for missing")
         if ref == "slow":

@@ -384,7 +384,7 @@ def test_hostile_archives_write_nothing_outside(tmp_path: Path, kind: str) -> No
     assert list(outside.iterdir()) == []
 
 
-@pytest.mark.parametrize(("shell", "make"), zip(SHELLS, (bash, zsh, fish), strict=True))
+@pytest.mark.parametrize(("shell", "make"), list(zip(SHELLS, (bash, zsh, fish), strict=True)))
 def test_completion_scripts_are_well_formed(shell: str, make: Any, tmp_path: Path) -> None:
     text = make()
     assert "--publish-all" in text or "-l publish-all" in text

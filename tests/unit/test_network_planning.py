@@ -226,8 +226,9 @@ def test_a_record_brings_the_sandbox_back() -> None:
 
 def test_a_rename_keeps_aliases() -> None:
     one = sandbox(endpoint(network("a"), "10.1.0.2/24", Aliases=["x"]))
+    one.hostname = "h"
     one.rename("f" * 64, "fresh")
-    assert one.endpoints[0].names == ("fresh", "x", "f" * 12)
+    assert one.endpoints[0].names == ("fresh", "x", "f" * 12, "h")
 
 
 # start-up

@@ -77,7 +77,14 @@ def test_sha512_is_a_digest_too(store: ContentStore) -> None:
 
 @pytest.mark.parametrize(
     "digest",
-    ["", "sha256:", "sha256:" + "A" * 64, "sha256:../../../etc/passwd", "md5:" + "0" * 32, "sha256:" + "0" * 65],
+    [
+        "",
+        "sha256:",
+        "sha256:" + "A" * 64,
+        "sha256:../../../etc/passwd",
+        "md5:" + "0" * 32,
+        "sha256:" + "0" * 65,
+    ],
 )
 def test_what_is_no_digest_never_becomes_a_path(store: ContentStore, digest: str) -> None:
     with pytest.raises(InvalidArgument):
@@ -113,7 +120,9 @@ def test_full_disk_at_commit_is_no_space_and_leaves_nothing(store: ContentStore)
     assert list(store.walk()) == []
 
 
-@pytest.mark.parametrize(("rule", "there"), [("content.commit=kill", False), ("content.committed=kill", True)])
+@pytest.mark.parametrize(
+    ("rule", "there"), [("content.commit=kill", False), ("content.committed=kill", True)]
+)
 def test_killed_writer_leaves_all_or_nothing(tmp_path: Path, rule: str, there: bool) -> None:
     root = tmp_path / "content"
     code = f"from pathlib import Path; from storage.content import *; ContentStore(Path({str(root)!r})).add(b'x')"
