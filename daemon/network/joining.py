@@ -138,12 +138,13 @@ class Joining:
             interface = self._place(sandbox, network, request.endpoint, endpoint_id, undo)
         user_defined = network.driver == "bridge" and network.name != "bridge"
         aliases = request.endpoint.get("Aliases") or ()
+        names = dns_names(request.container_name, aliases, container_id[:12], sandbox.hostname)
         return Endpoint(
             id=endpoint_id,
             network_id=network.id,
             network=network.name,
             settings=request.endpoint,
-            names=dns_names(request.container_name, aliases, container_id[:12]) if user_defined else (),
+            names=names if user_defined else (),
             interface=interface,
             gateway="" if network.internal else network.gateway,
             internal=network.internal,

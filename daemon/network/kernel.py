@@ -157,9 +157,7 @@ class Kernel:
 
     def publish(self, publications: Collection[Publication], *, port: str) -> None:
         """Forward host ports to the container behind the bridge's `port`, which may call itself by them."""
-        link = links.find(self._host, port)
-        if link is not None:
-            self._host.request(links.set_hairpin(link.index, True))
+        self._host.request(links.set_hairpin(port))
         self._nft.run(firewall.publish(self._table, publications))
         self._forget_flows(publications)
 

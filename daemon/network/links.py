@@ -128,21 +128,21 @@ def set_alias(index: int, alias: str) -> Message:
     return Message(f"label link {index}", RTM_NEWLINK, body)
 
 
-def set_hairpin(index: int, on: bool) -> Message:
+def set_hairpin(name: str) -> Message:
     """Let a bridge send a frame back out of the port it came in by: a container calling itself by DNAT."""
-    port = attribute(IFLA_BRPORT_MODE, bytes([on]))
-    info = text(IFLA_INFO_SLAVE_KIND, "bridge") + attribute(IFLA_INFO_SLAVE_DATA, port)
-    body = _IFINFO.pack(0, 0, index, 0, 0) + attribute(IFLA_LINKINFO, info)
-    return Message(f"set hairpin mode of link {index}", RTM_NEWLINK, body)
+    return _port_option(name, IFLA_BRPORT_MODE, "let bridge port {} return frames")
 
 
 def isolate(name: str) -> Message:
     """Let a bridge's port talk to the bridge only, not to other isolated ports. The firewall alone would
     not do: frames within a bridge pass it only where br_netfilter is loaded."""
-    port = attribute(IFLA_BRPORT_ISOLATED, b"\1")
-    info = text(IFLA_INFO_SLAVE_KIND, "bridge") + attribute(IFLA_INFO_SLAVE_DATA, port)
+    return _port_option(name, IFLA_BRPORT_ISOLATED, "isolate bridge port {}")
+
+
+def _port_option(name: str, option: int, what: str) -> Message:
+    info = text(IFLA_INFO_SLAVE_KIND, "bridge") + attribute(IFLA_INFO_SLAVE_DATA, attribute(option, b"\1"))
     body = _IFINFO.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + attribute(IFLA_LINKINFO, info)
-    return Message(f"isolate bridge port {name}", RTM_NEWLINK, body)
+    return Message(what.format(name), RTM_NEWLINK, body)
 
 
 def delete_link(index: int) -> Message:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -184,7 +185,7 @@ class PortAllocator:
             return range(want.first, want.last + 1)
         low, high = _ephemeral()
         start = self._next if low <= self._next <= high else low
-        return (*range(start, high + 1), *range(low, start))
+        return itertools.chain(range(start, high + 1), range(low, start))
 
     def _hold(self, protocol: str, hosts: Iterable[HostIP], port: int) -> None:
         with contextlib.ExitStack() as undo:

@@ -118,12 +118,15 @@ class Sandbox:
         )
 
     def rename(self, container_id: str, name: str) -> None:
-        short = container_id[:12]
         self.endpoints = [
-            replace(one, names=dns_names(name, one.settings.get("Aliases") or (), short) if one.names else ())
+            replace(one, names=self._names(container_id, name, one) if one.names else ())
             for one in self.endpoints
         ]
         self.name = name
+
+    def _names(self, container_id: str, name: str, endpoint: Endpoint) -> tuple[str, ...]:
+        aliases = endpoint.settings.get("Aliases") or ()
+        return dns_names(name, aliases, container_id[:12], self.hostname)
 
     def record(self) -> dict[str, Any]:
         return {
@@ -154,9 +157,9 @@ def publications(gateway: Endpoint | None, bound: Iterable[Bound]) -> tuple[Publ
     )
 
 
-def dns_names(name: str, aliases: Iterable[str], short_id: str) -> tuple[str, ...]:
-    """Name, aliases, short ID, each once: `DNSNames` of an endpoint in a user-defined network."""
-    return tuple(dict.fromkeys((name, *aliases, short_id)))
+def dns_names(name: str, aliases: Iterable[str], short_id: str, hostname: str = "") -> tuple[str, ...]:
+    """Name, aliases, short ID, hostname, each once: `DNSNames` of an endpoint in a user-defined network."""
+    return tuple(dict.fromkeys(each for each in (name, *aliases, short_id, hostname) if each))
 
 
 def load(record: dict[str, Any]) -> Sandbox:

@@ -69,10 +69,19 @@ class NetworkService:
         self._kernel: Kernel
         self._pool: Pool
         self._joining: Joining
-        self._watch: FirewallWatch
+        self._watch: FirewallWatch | None = None
+        """There while the service runs."""
 
     async def start(self, live: Collection[str] = ()) -> None:
         """Make or adopt bridges and firewall; drop all that belongs to containers not in `live`."""
+        try:
+            await self._start(live)
+        except BaseException:
+            self._ports.close()
+            self._worker.close()
+            raise
+
+    async def _start(self, live: Collection[str]) -> None:
         config = self._config
         self._kernel = await self._worker.run(
             Kernel, config.identity, config.firewall_table, config.exec_root / "netns"
@@ -118,6 +127,8 @@ class NetworkService:
 
         With no container left the bridges and the table go as well; start() makes them again.
         """
+        if self._watch is None:
+            return
         self._watch.close()
         for timer in self._reapers:
             timer.cancel()
@@ -173,7 +184,8 @@ class NetworkService:
         self._discard(sandbox)
         await self._records.write([Delete(SANDBOXES, container_id)])
         for endpoint in sandbox.endpoints:
-            self._announce("disconnect", self._registry.by_id(endpoint.network_id), container_id)
+            with contextlib.suppress(NotFound):  # a network whose record was lost while we were down
+                self._announce("disconnect", self._registry.by_id(endpoint.network_id), container_id)
 
     def attachment(self, container_id: str) -> Attachment | None:
         """What connect() returned, now; also after a restart of the daemon for containers in `live`."""

@@ -17,6 +17,7 @@ import pytest
 
 from daemon.network import namespaces
 from daemon.network.undo import undo
+from storage.errors import Forbidden
 from tests.system import network_rig as rig
 from tests.system.network_rig import Container, Daemon, ask, listening, sh, unreachable
 
@@ -250,4 +251,27 @@ async def test_undo_needs_no_records(crashed: Daemon) -> None:
     assert crashed.leftovers()
     undo(crashed.config)
     await rig.until(lambda: crashed.leftovers() == [])
+    await crashed.start()
+
+
+async def test_a_start_that_fails_leaves_nothing(crashed: Daemon) -> None:
+    """A default bridge that cannot be made: its name is an interface of another kind."""
+    sh(
+        "ip",
+        "link",
+        "add",
+        crashed.config.bridge,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        f"{crashed.config.identity}x",
+    )
+    try:
+        with pytest.raises(Forbidden, match="exists and is no bridge"):
+            await crashed.start()
+        await crashed.service.stop()
+        crashed.records.close()
+    finally:
+        sh("ip", "link", "delete", crashed.config.bridge)
     await crashed.start()
