@@ -70,6 +70,16 @@ def attach(mount: int, target: int) -> None:
     sc.move_mount(mount, b"", target, b"", MOVE)
 
 
+def attach_over_root(mount: int) -> None:
+    """Attach on top of the namespace's root, which needs no directory and no right to reach one.
+
+    The process' own root stays the mount below, until pivot_root(2).
+    """
+    place = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    attach(mount, place)
+    os.close(place)
+
+
 def set_attributes(mount: int, wanted: MountOptions, *, whole: bool) -> None:
     """Apply attributes and propagation; the plain attributes too when `whole` (a bind has its source's)."""
     if whole and (wanted.set or wanted.clear):
@@ -134,9 +144,7 @@ class OverlayRoot:
                     raise
                 self._execute_classic(context)
                 return
-        place = os.open(self.target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        attach(tree, place)
-        os.close(place)
+        attach_over_root(tree)
         context.root = tree
 
     def _execute_classic(self, context: Context) -> None:
@@ -169,9 +177,7 @@ class BindRoot:
             tree = self.open_source()
         else:
             sc.mount_setattr(tree, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE, propagation=sc.MS_SLAVE)
-        place = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        attach(tree, place)
-        os.close(place)
+        attach_over_root(tree)
         context.root = tree
 
     def describe(self) -> str:
@@ -394,15 +400,14 @@ class PivotRoot:
 
 
 class MoveRoot:
-    """`--no-pivot`, for roots on a ramfs: move the root over / and chroot; weaker than pivot_root."""
+    """`--no-pivot`, for hosts whose root is a ramfs: chroot into the root on top of /; weaker than pivot_root."""
 
     __slots__ = ()
 
     def execute(self, context: Context) -> None:
         os.fchdir(context.root)
-        sc.mount(b".", b"/", None, sc.MS_MOVE, None)
         os.chroot(".")
         os.chdir("/")
 
     def describe(self) -> str:
-        return "move the root over / and chroot (no pivot_root)"
+        return "chroot (no pivot_root)"

@@ -7,7 +7,7 @@ from _ctypes import FUNCFLAG_CDECL, CFuncPtr, dlopen, dlsym
 
 from daemon.runtime.errors import SpecError
 from daemon.runtime.spec import get_int, get_list, get_objects, get_string, get_strings
-from daemon.runtime.syscalls import _Long
+from daemon.runtime.syscalls import _Int, _Long
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,10 +50,17 @@ _EDOM, _EEXIST, _EFAULT, _EPERM, _ENOSYS = 33, 17, 14, 1, 38
 
 
 class _Pointer(CFuncPtr):
-    """A C function that keeps no lock: nothing here runs in a child."""
+    """A C function that returns an address."""
 
     _flags_ = FUNCFLAG_CDECL
     _restype_ = _Long
+
+
+class _Function(CFuncPtr):
+    """A C function that returns int (or uint32_t, which is passed on as it came)."""
+
+    _flags_ = FUNCFLAG_CDECL
+    _restype_ = _Int
 
 
 class _Library:
@@ -63,10 +70,11 @@ class _Library:
         except OSError as error:
             raise SpecError("linux.seccomp", f"libseccomp is not installed ({error})") from None
         for name in (
-            "seccomp_arch_add", "seccomp_arch_resolve_name", "seccomp_export_bpf", "seccomp_init", "seccomp_release",
+            "seccomp_arch_add", "seccomp_arch_resolve_name", "seccomp_export_bpf", "seccomp_release",
             "seccomp_rule_add_array", "seccomp_syscall_resolve_name", "seccomp_syscall_resolve_name_arch",
         ):  # fmt: skip
-            setattr(self, name.removeprefix("seccomp_"), _Pointer(dlsym(handle, name)))
+            setattr(self, name.removeprefix("seccomp_"), _Function(dlsym(handle, name)))
+        self.init = _Pointer(dlsym(handle, "seccomp_init"))
 
     arch_add: Any
     arch_resolve_name: Any
@@ -215,9 +223,8 @@ def _block(audit: int, limits: list[int]) -> bytes:
         x32 = limits[1] & ~_X32_BIT | _X32_BIT
         body = (
             _statement(_LOAD, 0)
-            + _statement(_JGE, _X32_BIT, 0, 2)  # x32: on to the next test; otherwise skip two
-            + _statement(_JGT, x32, 2, 3)
-            + _statement(_LOAD, 0)
+            + _statement(_JGE, _X32_BIT, 0, 1)  # x32: the next test; otherwise the one after it
+            + _statement(_JGT, x32, 1, 2)
             + _statement(_JGT, limits[0], 0, 1)
             + enosys
         )

@@ -202,6 +202,7 @@ def _clone_through(
     system calls and is waited for.
     """
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
     handled = _handled_signals()
 
     def between() -> NoReturn:
@@ -213,9 +214,9 @@ def _clone_through(
                 flags | sc.CLONE_PARENT, exit_signal=0, cgroup_fd=entry.directory_fd
             )
             pid = arguments.clone3() or child(theirs, handled)
-            theirs.send(pid.to_bytes(4, "little"))
+            os.write(writer, pid.to_bytes(4, "little"))
         except OSError as error:
-            theirs.send(b"E" + (error.errno or 0).to_bytes(4, "little"))
+            os.write(writer, b"E" + (error.errno or 0).to_bytes(4, "little"))
         finally:
             os._exit(0)
 
@@ -225,8 +226,7 @@ def _clone_through(
         helper = arguments.clone3() or between()
         os.close(arguments.pidfd)
         os.waitpid(helper, 0)
-        theirs.close()
-        answer = ours.recv(8)
+        answer = os.read(reader, 8)
         if len(answer) != 4:
             number = int.from_bytes(answer[1:], "little")
             raise OSError(number, os.strerror(number))
@@ -238,6 +238,8 @@ def _clone_through(
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         theirs.close()
+        os.close(reader)
+        os.close(writer)
 
 
 def _handled_signals() -> list[int]:

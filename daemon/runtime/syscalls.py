@@ -142,7 +142,20 @@ class _Byte(_Integer):
     _type_ = "B"
 
 
+class _Int(_Integer):
+    _type_ = "i"
+
+
 class _Call(CFuncPtr):
+    """A function that returns int."""
+
+    _flags_ = FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI | FUNCFLAG_USE_ERRNO
+    _restype_ = _Int
+
+
+class _LongCall(CFuncPtr):
+    """A function that returns long, as syscall(2) does."""
+
     _flags_ = FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI | FUNCFLAG_USE_ERRNO
     _restype_ = _Long
 
@@ -154,7 +167,7 @@ def _function(name: str) -> _Call:
     return _Call(dlsym(_libc, name))
 
 
-_syscall = _function("syscall")
+_syscall = _LongCall(dlsym(_libc, "syscall"))
 _prctl = _function("prctl")
 _mount = _function("mount")
 _umount2 = _function("umount2")
