@@ -149,10 +149,7 @@ class Execs:
         )
         if run.tty and not any(e.startswith("TERM=") for e in base):
             base.insert(2, "TERM=xterm")
-        if not container.tty or run.tty:
-            overrides = list(config.get("Env") or [])
-        else:
-            overrides = list(config.get("Env") or [])
+        overrides = list(config.get("Env") or [])
         if config.get("User"):  # another user has another home, unless the container sets one
             own = {e.partition("=")[0] for e in container.config.get("Env") or []}
             base = [e for e in base if not e.startswith("HOME=") or "HOME" in own]

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from daemon.clock import SECOND, now_ns
-from daemon.containers import health, remove, start
+from daemon.containers import health, hostmounts, remove, start
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.runtime.client import ExitEvent
@@ -64,8 +64,7 @@ async def clean_up(ctx: Context, container: Container) -> None:
     for result in results:
         if isinstance(result, Exception):
             log.error("cleaning up after %s: %s", container.short_id, result)
-    if container.host.get("IpcMode") == "shareable":
-        await asyncio.to_thread(start.drop_shm, ctx, container)
+    hostmounts.drop(ctx, container)
 
 
 def wake(waiters: list[asyncio.Future[dict[str, Any]]], container: Container, error: str = "") -> None:

@@ -64,7 +64,7 @@ async def piped(write: Callable[[BinaryIO], None]) -> AsyncIterator[bytes]:
 
     work = asyncio.ensure_future(asyncio.to_thread(run))
     try:
-        with open(reader, "rb", buffering=0) as source:
+        with os.fdopen(reader, "rb", buffering=0) as source:
             while data := await asyncio.to_thread(source.read, CHUNK):
                 yield data
     finally:
@@ -200,7 +200,7 @@ async def _feed(body: AsyncIterator[bytes], work: Callable[[Readable], None]) ->
 
     unpacking = asyncio.ensure_future(asyncio.to_thread(run))
     try:
-        with open(writer, "wb", buffering=0) as sink:
+        with os.fdopen(writer, "wb", buffering=0) as sink:
             async for chunk in body:
                 await asyncio.to_thread(sink.write, chunk)
     except BrokenPipeError:  # the work failed and says why below

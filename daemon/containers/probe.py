@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import Any
 
@@ -53,10 +54,8 @@ class Probe:
                     output = await reading
             except TimeoutError:
                 reading.cancel()
-                try:
+                with contextlib.suppress(NotRunning):
                     await runtime.kill(cid, 9, exec_id=self._id)
-                except NotRunning:
-                    pass
                 raise
             return output.decode(errors="replace"), code
         finally:

@@ -12,11 +12,12 @@ What the supervisor has is the truth about processes; what the records say is th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 
 from daemon.clock import now_ns
-from daemon.containers import exits, health, remove, start
+from daemon.containers import exits, health, hostmounts, remove, start
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.runtime.client import ExitEvent, NotRunning, RuntimeState
@@ -104,21 +105,14 @@ def _sweep(ctx: Context) -> None:
     for snapshot in list(ctx.snapshots.walk()):
         key = snapshot.key
         if snapshot.kind is not Kind.COMMITTED and _is_id(key) and key not in ctx.registry:
-            try:
+            with contextlib.suppress(NotFound):
                 ctx.snapshots.remove(key)
-            except NotFound:
-                pass
     for parent in (ctx.config.data_root / "containers", ctx.config.exec_root / "containers"):
         if parent.is_dir():
             for directory in parent.iterdir():
                 if _is_id(directory.name) and directory.name not in ctx.registry:
                     shutil.rmtree(directory, ignore_errors=True)
-    shm = ctx.config.exec_root / "shm"
-    if shm.is_dir():
-        for directory in shm.iterdir():
-            owner = ctx.registry.by_id(directory.name)
-            if owner is None or not owner.state.alive:
-                start.unmount_shm(directory)
+    hostmounts.sweep(ctx)
 
 
 def _is_id(name: str) -> bool:

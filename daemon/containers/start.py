@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from daemon.containers import exits, health, mounts, remove
+from daemon.containers import exits, health, hostmounts, mounts, remove
 from daemon.containers.context import Context
 from daemon.containers.logs.options import log_spec
 from daemon.containers.model import Container
 from daemon.containers.spec import build
 from daemon.containers.spec.build import Surroundings
 from daemon.containers.surroundings import (
+    foreign_root,
     hostname_of,
     joined_namespaces,
     shared_memory,
-    shm_dir,
 )
 from daemon.network.model import Attachment, AttachRequest
 from daemon.runtime import client as runtime
-from daemon.runtime import syscalls
 from storage.errors import Conflict, Internal, InvalidArgument, NotModified, PydError
+from storage.snapshots import OverlayMount
 
 _START_FAILURE = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: "
@@ -149,11 +148,15 @@ async def _look_around(ctx: Context, container: Container) -> Surroundings:
     groups = tuple(container.host.get("GroupAdd") or ())
     identity = await ctx.users.identity(container, container.config.get("User") or "", groups)
     joined = joined_namespaces(container, ctx.registry, ctx.config)
-    if container.host.get("IpcMode") == "shareable":
-        await asyncio.to_thread(_make_shm, ctx, container)
+    foreign = _runtime(ctx, container) is not None
+    if foreign or container.host.get("IpcMode") == "shareable":
+        await asyncio.to_thread(hostmounts.prepare, ctx, container, foreign=foreign)
+    root = ctx.snapshots.overlay(container.id)
+    if foreign:
+        root = OverlayMount((), foreign_root(container, ctx.config), None)
     directory = ctx.config.container_dir(container.id)
     return Surroundings(
-        root=ctx.snapshots.overlay(container.id),
+        root=root,
         rootfs=str(ctx.config.bundle(container.id) / "rootfs"),
         identity=identity,
         hostname=hostname_of(container, ctx.registry),
@@ -161,27 +164,6 @@ async def _look_around(ctx: Context, container: Container) -> Surroundings:
         joined=joined,
         shm=shared_memory(container, ctx.registry, ctx.config),
     )
-
-
-def _make_shm(ctx: Context, container: Container) -> None:
-    """A shareable /dev/shm lives on the host while the container runs, named after it."""
-    directory = shm_dir(container, ctx.config)
-    directory.mkdir(parents=True, exist_ok=True)
-    if not os.path.ismount(directory):
-        size = container.host.get("ShmSize") or ctx.config.default_shm_size
-        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
-        syscalls.mount(b"shm", os.fsencode(directory), b"tmpfs", flags, f"mode=1777,size={size}".encode())
-
-
-def drop_shm(ctx: Context, container: Container) -> None:
-    unmount_shm(shm_dir(container, ctx.config))
-
-
-def unmount_shm(directory: Path) -> None:
-    if directory.exists():
-        if os.path.ismount(directory):
-            syscalls.umount2(os.fsencode(directory), syscalls.MNT_DETACH)
-        directory.rmdir()
 
 
 def _write_etc(ctx: Context, container: Container, around: Surroundings) -> None:
@@ -234,7 +216,7 @@ async def _undo(ctx: Context, container: Container) -> None:
     for result in results:
         if isinstance(result, Exception):
             exits.log.warning("undoing the start of %s: %s", container.short_id, result)
-    await asyncio.to_thread(drop_shm, ctx, container)
+    await asyncio.to_thread(hostmounts.drop, ctx, container)
     container.network = {}
 
 

@@ -108,5 +108,10 @@ def shared_memory(container: Container, registry: Registry, config: DaemonConfig
     return None
 
 
+def foreign_root(container: Container, config: DaemonConfig) -> Path:
+    """Where the root is mounted on the host for a runtime that cannot mount it itself."""
+    return config.exec_root / "rootfs" / container.id
+
+
 def shm_dir(container: Container, config: DaemonConfig) -> Path:
     return config.exec_root / "shm" / container.id

@@ -139,7 +139,7 @@ class FileCursor:
 
     def _open_current(self) -> bool:
         try:
-            self._file = open(self._path, "rb")
+            self._file = open(self._path, "rb")  # noqa: SIM115 closed by close()
         except FileNotFoundError:
             return False
         return True
@@ -155,9 +155,8 @@ class FileCursor:
         if (mine.st_dev, mine.st_ino) == (current.st_dev, current.st_ino):
             return False
         name = getattr(self._file, "name", "")
-        if name == self._path and self._file.tell() < mine.st_size:
-            return False  # written to between our read and the rotation
-        return True
+        unread = name == self._path and self._file.tell() < mine.st_size  # written to before the rotation
+        return not unread
 
     def _chosen(self, records: list[bytes]) -> list[Entry]:
         return [entry for record in records if (entry := self._entry(record)) is not None]

@@ -21,6 +21,8 @@ from storage.errors import InvalidArgument
 from storage.snapshots import OverlayMount
 
 OCI_VERSION = "1.2.0"
+OCI_VERSION_FOREIGN = "1.0.2"
+"""Nothing newer is used, and older releases of crun and runc refuse what they don't know."""
 INIT_TARGET = "/sbin/docker-init"
 _DEFAULT_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 
@@ -48,7 +50,7 @@ def build(container: Container, around: Surroundings, config: DaemonConfig) -> d
     host = container.host
     options = security.parse(host.get("SecurityOpt"), no_new_privileges=config.no_new_privileges)
     spec: dict[str, Any] = {
-        "ociVersion": OCI_VERSION,
+        "ociVersion": OCI_VERSION if container.runtime == "pyd" else OCI_VERSION_FOREIGN,
         "process": _process(container, around, config),
         "root": {"path": around.rootfs, "readonly": bool(host.get("ReadonlyRootfs"))} | around.root.to_spec(),
         "mounts": _mounts(container, around, config, options),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from daemon.containers.spec.seccomp_profile import to_oci
@@ -67,9 +68,17 @@ def _seccomp(value: str) -> str:
     return value
 
 
+@cache
+def available() -> tuple[str, ...]:
+    """Capabilities that this daemon could give: those in its own bounding set (moby caps.GetAllCapabilities)."""
+    with open("/proc/self/status") as file:
+        bounding = next(int(line.split()[1], 16) for line in file if line.startswith("CapBnd"))
+    return tuple(name for name, number in CAPABILITIES.items() if bounding >> number & 1)
+
+
 def capabilities(host: HostConfig) -> list[str]:
     """The process's capabilities, sorted as the kernel numbers them (moby caps.TweakCapabilities)."""
-    everything = list(CAPABILITIES)
+    everything = list(available())
     if host.get("Privileged"):
         return everything
     add = {normalised_capability(c) for c in host.get("CapAdd") or []}
