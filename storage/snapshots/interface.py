@@ -132,6 +132,12 @@ class OverlayMount:
     def read_only(self) -> bool:
         return self.upper is None
 
+    def as_read_only(self) -> OverlayMount:
+        """The same tree with the upper directory as one more lower: nothing to write back when unmounted."""
+        if self.upper is None:
+            return self
+        return OverlayMount((self.upper, *self.lower), None, None)
+
     def to_spec(self) -> dict[str, Any]:
         """The `root` members of the OCI specification as pyd's runtime understands them."""
         if self.plain is not None:

@@ -1,11 +1,12 @@
 """A snapshot's tree for this process alone: a mount that no mount namespace ever sees.
 
-    with mounted(snapshots.overlay(container_id)) as fd:
+    with mounted(snapshots.overlay(container_id).as_read_only()) as fd:
         create(out, fd, "/etc", name="etc")          # docker cp from a stopped container
 
 fsmount(2) gives a mount as a descriptor, and without move_mount(2) it is attached nowhere: no other process
 can come across it, and it is gone when the descriptor is closed, also by SIGKILL. Not for the tree of a
 running container: overlay must not be mounted twice over one upper directory (its tree is /proc/PID/root).
+Read-only unless something is to be written: unmounting an overlay with an upper directory syncs its file system.
 """
 
 from __future__ import annotations

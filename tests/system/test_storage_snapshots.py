@@ -409,6 +409,20 @@ def test_no_mount_is_visible_while_one_is_used(tmp_path: Path) -> None:
         assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
+def test_stopped_containers_tree_can_be_read_without_writing(tmp_path: Path) -> None:
+    snapshots = OverlaySnapshotter(tmp_path)
+    layer(snapshots, "a", f="1", gone="2")
+    snapshots.prepare("c", "a")
+    with tree(snapshots, "c") as root:
+        (root / "gone").unlink()
+        (root / "mine").write_text("3")
+    with mounted(snapshots.overlay("c").as_read_only()) as fd:
+        root = Path(f"/proc/self/fd/{fd}")
+        assert contents(root) == {"f": "1", "mine": "3"}
+        with pytest.raises(OSError, match="Read-only"):
+            (root / "f").write_text("no")
+
+
 def test_specification_names_layers_topmost_first(tmp_path: Path) -> None:
     snapshots = OverlaySnapshotter(tmp_path)
     layer(snapshots, "a")
