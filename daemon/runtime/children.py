@@ -32,7 +32,9 @@ class Children:
         self._strangers: dict[int, int] = {}
         self.curious = 0
         self._pipe, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        self.on_terminate: Callable[[], None] = lambda: None
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: None)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         loop.add(self._pipe, IN, self._woken)
 
@@ -51,7 +53,8 @@ class Children:
         return future
 
     def _woken(self, events: int) -> None:
-        os.read(self._pipe, 4096)
+        if signal.SIGTERM in os.read(self._pipe, 4096):
+            self.on_terminate()
         self.reap()
 
     def reap(self) -> None:

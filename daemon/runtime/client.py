@@ -17,7 +17,8 @@ Errors
     ├── LaunchFailed     the process could not be started; `exit_code` is what Docker reports (125-128)
     ├── NotRunning       there is no such living process
     ├── Refused          wrong state: paused, already started, unknown option ...
-    └── Unavailable      the supervisor died under the request or cannot be started
+    └── Unavailable      the supervisor died under the request or cannot be started; whether the request was
+                     carried out is told by the states (a start: running, or nothing of it is left)
 
 Example
     client = RuntimeClient(Path("/run/pyd"), cgroup_root="pyd")
@@ -32,6 +33,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -180,6 +182,23 @@ def _run_detached(argv: list[str], environment: dict[str, str], log: str) -> Non
         )
 
 
+def _readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        return not _readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
 class _Channel:
     """One connection with its requests under way; `on_event` gets what is no reply."""
 
@@ -193,8 +212,19 @@ class _Channel:
         self._on_event = on_event
         self._on_close = on_close
         self.open = True
+        self._pidfd = -1
         self.ended = asyncio.Event()
         self._loop.add_reader(sock.fileno(), self._readable)
+
+    def watch_process(self, pid: int) -> None:
+        """Closes when the peer dies. The socket alone would not tell: a clone of a killed supervisor on
+        its way to execve still holds it."""
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self.close()
+            return
+        self._loop.add_reader(self._pidfd, self.close)
 
     async def call(self, op: str, fds: tuple[int, ...] = (), **fields: Any) -> dict[str, Any]:
         if not self.open:
@@ -254,6 +284,9 @@ class _Channel:
         self._loop.remove_reader(self._connection.fileno())
         self._loop.remove_writer(self._connection.fileno())
         self._connection.close()
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(Unavailable("the container supervisor went away during the request"))
@@ -317,7 +350,8 @@ class RuntimeClient:
             if self._supervisor is None or not self._supervisor.open:
                 sock = await self._open("supervisor.sock", spawn=True)
                 self._supervisor = _Channel(sock, self._event, self._lost)
-                await self._supervisor.call("hello")
+                reply = await self._supervisor.call("hello")
+                self._supervisor.watch_process(reply["pid"])
             return self._supervisor
 
     async def _keeper_channel(self) -> _Channel:
@@ -334,7 +368,11 @@ class RuntimeClient:
         spawned = False
         while True:
             try:
-                return protocol.connect(path)
+                sock = protocol.connect(path)
+                if not spawn or _alive(protocol.peer_pid(sock)):
+                    return sock
+                sock.close()  # the listening socket of a dead supervisor, held by a clone of it
+                raise ConnectionRefusedError("its supervisor is dead")
             except OSError as error:
                 if asyncio.get_running_loop().time() > deadline:
                     raise Unavailable(f"cannot reach {path}: {error}") from error

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from daemon.runtime.protocol import Connection, Message
     from daemon.runtime.stdio import Key
 
+FORGOTTEN_SECONDS = 10.0
 DRAIN_SECONDS = 2.0
 """How long an exit waits for output that other processes hold open; containerd's shim waits as long."""
 
@@ -53,6 +54,7 @@ class Keeper:
         self.journal = journal
         self.processes: dict[Key, Process] = {}
         self._server = Server(self.loop, listener, self._serve)
+        self._server.on_lost = self._lost
         self._sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
     def run(self) -> None:
@@ -162,6 +164,17 @@ class Keeper:
     def _do_shutdown(self, connection: Connection, message: Message, fds: list[int]) -> Message:
         self.loop.defer(self.loop.stop)
         return {}
+
+    # -- what happens to others ----------------------------------------------------------------------------
+
+    def _lost(self, connection: Connection) -> None:
+        """Without containers a keeper whose supervisor does not come back is of no use."""
+        if connection.data == "supervisor" and not self.processes:
+            self.loop.later(FORGOTTEN_SECONDS, self._exit_if_forgotten)
+
+    def _exit_if_forgotten(self) -> None:
+        if not self.processes and not self._server.connected("supervisor"):
+            self.loop.stop()
 
     # -- what processes report -----------------------------------------------------------------------------
 

@@ -151,6 +151,11 @@ def peer_allowed(sock: socket.socket) -> bool:
     return uid in (0, os.getuid())
 
 
+def peer_pid(sock: socket.socket) -> int:
+    """Of a connecting end: the process that called listen()."""
+    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
+
+
 def listen(path: str) -> socket.socket:
     """A listening SOCK_SEQPACKET socket at `path`, for our own user only; replaces a stale one."""
     if os.path.lexists(path):

@@ -13,6 +13,7 @@ opened again through /proc/<pid>/fd (ttys cannot be: their master is gone, and t
 from __future__ import annotations
 
 import os
+import signal
 
 from daemon.cgroups import open_cgroup
 from daemon.runtime import exits
@@ -31,6 +32,24 @@ if TYPE_CHECKING:
 
 _ENDS = {"stdin": (0, os.O_WRONLY), "stdout": (1, os.O_RDONLY), "stderr": (2, os.O_RDONLY)}
 _INIT_REAPS_WITHIN = 1.0
+
+
+def kill_clones() -> None:
+    """Kills what a predecessor had cloned and not yet brought to execve: it still has our command line.
+
+    Such a clone may be in no cgroup yet, and its pid on no disk. We hold the lock, so that no living
+    supervisor of this root is among them."""
+    with open("/proc/self/cmdline", "rb") as file:
+        ours = file.read()
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                if file.read() == ours:
+                    os.kill(int(name), signal.SIGKILL)
+        except OSError:
+            continue
 
 
 class Held:
@@ -53,6 +72,7 @@ class Recovery:
         self._held[message["id"], message["exec_id"]] = Held(message, fds)
 
     async def run(self) -> None:
+        kill_clones()
         for container_id in self._life.records.containers():
             state = self._life.records.state(container_id)
             if state is not None:

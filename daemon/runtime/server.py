@@ -39,6 +39,7 @@ class Server:
         self._serve = serve
         self._connections: set[Connection] = set()
         self.listener = listener
+        self.on_lost: Callable[[Connection], None] = lambda connection: None
         loop.add(listener.fileno(), IN, self._accept)
 
     def _accept(self, events: int) -> None:
@@ -75,6 +76,10 @@ class Server:
             self._connections.discard(connection)
             self._loop.remove(connection.fileno())
             connection.close()
+            self.on_lost(connection)
+
+    def connected(self, role: str) -> bool:
+        return any(connection.data == role for connection in self._connections)
 
     def send(self, connection: Connection, message: Message, fds: Iterable[int] = ()) -> None:
         """To a peer that may be gone already."""

@@ -25,7 +25,6 @@ import os
 import signal
 import socket
 import sys
-import time
 
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -33,7 +32,7 @@ if __name__ == "__main__":
 from daemon.cgroups import detect, open_cgroup
 from daemon.runtime import hardening, protocol, spawning  # noqa: F401 - spawning: loaded before the first start
 from daemon.runtime.keeper import option, raise_descriptor_limit
-from daemon.runtime.keeperlink import KeeperLink
+from daemon.runtime.keeperlink import KeeperLink, KeeperLost
 from daemon.runtime.lifecycle import Lifecycle
 from daemon.runtime.loop import Loop, report
 from daemon.runtime.recovery import Recovery
@@ -63,6 +62,7 @@ class Supervisor:
             publish=self._publish,
         )
         self._recovery = Recovery(self._life)
+        self._life.children.on_terminate = lambda: start(self._terminate())
         self._keeper.on_held = self._recovery.held
         self._keeper.on_stdin_closed = self._stdin_closed
         self._keeper.on_restart = self._recovery.keeper_restarted
@@ -131,6 +131,13 @@ class Supervisor:
             return await self._shut_down()
         raise RequestError("refused", f"unknown operation {op!r}")
 
+    async def _terminate(self) -> None:
+        """SIGTERM: containers go on with the keeper; where there are none, it is not needed either."""
+        try:
+            await self._shut_down()
+        except (RequestError, KeeperLost):
+            self.loop.stop()
+
     async def _shut_down(self) -> Message:
         running = [name for name, c in self._life.containers.items() if c.phase != "stopped"]
         if running:
@@ -155,17 +162,14 @@ def notify(state: str) -> None:
 def lock(exec_root: str) -> int | None:
     """The lock every supervisor of this root holds; None when another has it.
 
-    A clone of a killed supervisor on its way to execve holds it a moment longer, so it is tried for a second."""
+    A POSIX record lock: unlike flock's it is not inherited, so clones of a killed supervisor don't keep it."""
     fd = os.open(os.path.join(exec_root, "supervisor.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    for _ in range(50):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.02)
-        else:
-            return fd
-    os.close(fd)
-    return None
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(fd)
+        return None
+    return fd
 
 
 def main(arguments: list[str]) -> None:

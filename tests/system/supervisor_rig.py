@@ -244,6 +244,16 @@ class Attached:
             self.raw += data
         return self.raw
 
+    async def more(self, count: int, *, within: float = 10) -> None:
+        """Reads until `count` more bytes have come."""
+        async with asyncio.timeout(within):
+            target = len(self.raw) + count
+            while len(self.raw) < target:
+                data = await self.read()
+                if not data:
+                    raise EOFError(self.raw)
+                self.raw += data
+
     async def end(self, *, within: float = 20) -> bytes:
         """Reads to the end and returns everything."""
 
