@@ -276,6 +276,8 @@ def _pyd(recorder: _Recorder, words: list[str]) -> tuple[Any, int]:
 
 def _without_file(seen: Any) -> Any:
     if seen and seen[1] and "HostConfig" in seen[1]:
+        host = seen[1]["HostConfig"]
+        host["Binds"] = sorted(host["Binds"] or [])  # docker walks a map, so its order is chance
         seen[1]["HostConfig"]["ContainerIDFile"] = bool(seen[1]["HostConfig"]["ContainerIDFile"])
     return seen
 
