@@ -88,7 +88,9 @@ def test_index_picks_the_best_variant() -> None:
     chosen = decoded.candidates(Platform("linux", "arm", "v7"))
     order = [("linux", "arm", "v7"), ("linux", "arm", "v6"), ("linux", "arm", "v5")]
     assert [each.digest for each in chosen] == [digest_of(f"{entry}".encode()) for entry in order]
-    with pytest.raises(NotFound, match=r"^no matching manifest for linux/s390x in the manifest list entries$"):
+    with pytest.raises(
+        NotFound, match=r"^no matching manifest for linux/s390x in the manifest list entries$"
+    ):
         decoded.candidates(Platform("linux", "s390x"))
 
 
