@@ -7,7 +7,7 @@ requests are read by Docker's rules. What is served is `create_app(engine)`, a p
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -20,9 +20,12 @@ from api.operation import Call, Handler, Operation
 from api.routes import OPERATIONS
 from api.versions import VersionMiddleware
 
+if TYPE_CHECKING:
+    from daemon.engine import Engine
 
-def create_api(engine: Any) -> FastAPI:
-    """The routes alone, without versions; api.openapi documents this."""
+
+def create_api(engine: Engine | None) -> FastAPI:
+    """The routes alone, without versions; api.openapi documents this and needs no engine."""
     api = FastAPI(title="pyd", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     api.state.engine = engine
     for operation in OPERATIONS:
@@ -33,8 +36,8 @@ def create_api(engine: Any) -> FastAPI:
     return api
 
 
-def create_app(engine: Any) -> ASGIApp:
-    """The server's application for an engine (see api/engine.py for what that must offer)."""
+def create_app(engine: Engine) -> ASGIApp:
+    """The server's application for an engine."""
     return VersionMiddleware(create_api(engine))
 
 

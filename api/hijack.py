@@ -66,7 +66,7 @@ class Connection:
         """Sends `head` (status line and headers, whole) and takes the connection from the server."""
         protocol = self._protocol
         transport = protocol.transport
-        transport.set_write_buffer_limits(0)
+        transport.set_write_buffer_limits(1, 0)  # with 0 for both, TLS would wait without having written
         await protocol.flow.drain()  # an earlier, pipelined answer may still be on its way
         if transport.is_closing():
             raise ClientGone
@@ -95,6 +95,7 @@ class Connection:
         theirs.setblocking(False)
         transport = self._protocol.transport
         early = self._protocol.let_go()
+        transport.set_write_buffer_limits()
         transport.write(head)
         pump_transport(transport, ours)
         return Raw(theirs, early)

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from email.message import Message
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic_core import from_json, to_json
 from starlette.requests import Request
@@ -31,6 +31,9 @@ from api.errors import ClientGone
 from api.hijack import EXTENSION, Connection
 from api.query import Parameter, Query
 from storage.errors import InvalidArgument, NotFound
+
+if TYPE_CHECKING:  # the engine loads half the daemon; documenting the API must not
+    from daemon.engine import Engine
 
 T = TypeVar("T")
 GET, HEAD, POST, PUT, DELETE = "GET", "HEAD", "POST", "PUT", "DELETE"
@@ -47,7 +50,7 @@ class Call:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.engine: Any = request.app.state.engine
+        self.engine: Engine = request.app.state.engine
 
     @property
     def version(self) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -30,6 +30,9 @@ from api.listeners import Listener, open_listeners
 from api.server import VERSION, Server, tls_context
 from daemon.config import DaemonConfig
 from storage.errors import Conflict, PydError
+
+if TYPE_CHECKING:
+    from daemon.engine import Engine
 
 log = logging.getLogger("pyd")
 
@@ -125,7 +128,7 @@ def _tls(config: DaemonConfig) -> ssl.SSLContext | None:
 class Daemon:
     """The running daemon: its engine, its server, and the signals that steer them."""
 
-    def __init__(self, settings: options.Settings, engine: Any, server: Server) -> None:
+    def __init__(self, settings: options.Settings, engine: Engine, server: Server) -> None:
         self._settings = settings
         self._engine = engine
         self._server = server

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -28,9 +28,9 @@ operation = RESOURCE.operation
 )
 async def list_images(call: Call) -> Response:
     """Images that have a name, and dangling ones; with `all` those in between too."""
-    query, filters = call.query, call.query.filters()
+    query, filters = call.query, _filters(call)
     if call.version < (1, 41) and query.string("filter"):
-        filters.setdefault("reference", []).append(query.string("filter"))
+        filters["reference"] = [*filters.get("reference", ()), query.string("filter")]
     listed = await call.engine.images.list(
         all=query.flag("all"),
         filters=filters,
@@ -39,6 +39,10 @@ async def list_images(call: Call) -> Response:
         shared_size=query.flag("shared-size") and call.version >= (1, 42),
     )
     return answer([_for_version(image, call.version) for image in listed])
+
+
+def _filters(call: Call) -> dict[str, Sequence[str]]:
+    return {**call.query.filters()}
 
 
 def _for_version(image: dict[str, Any], version: tuple[int, ...]) -> dict[str, Any]:
@@ -206,7 +210,7 @@ async def search(call: Call) -> Response:
     limit = query.integer("limit")
     if limit is not None and limit < 0:
         raise InvalidArgument("invalid limit specified")
-    found = call.engine.images.search(query.string("term"), limit or 25, query.filters())
+    found = call.engine.images.search(query.string("term"), limit or 25, _filters(call))
     return answer(await call.unless_gone(found))
 
 
@@ -268,7 +272,7 @@ async def tag(call: Call) -> Response:
 )
 async def prune(call: Call) -> Response:
     """Removes images that nothing uses."""
-    return answer(await call.engine.images.prune(call.query.filters()))
+    return answer(await call.engine.images.prune(_filters(call)))
 
 
 @operation(

@@ -144,6 +144,8 @@ class FakeContainers:
         if options["detach_keys"] == "bad":
             raise Conflict("no such keys")
         await self.echo(client.dup(), early, framed)
+        if self.exit is not None and not self.exit.done():
+            self.exit.set_result({"StatusCode": 0})
 
     async def echo(self, client: socket.socket, early: bytes, framed: bool) -> None:
         loop = asyncio.get_running_loop()
