@@ -12,6 +12,7 @@ from daemon.containers import (
     create,
     files,
     listing,
+    networks,
     prune,
     remove,
     rename,
@@ -26,7 +27,7 @@ from daemon.containers.context import Context
 from daemon.containers.logs import reader
 from daemon.containers.logs.reader import LogQuery
 from daemon.containers.stats import Sample, Sampler
-from daemon.containers.wire import CreateRequest
+from daemon.containers.wire import CreateRequest, EndpointSettings
 from daemon.runtime.client import NotRunning
 from storage.errors import Conflict
 
@@ -67,6 +68,12 @@ class Containers:
 
     async def rename(self, ref: str, name: str) -> None:
         await rename.rename(self._ctx, ref, name)
+
+    async def connect_network(self, ref: str, network: str, settings: EndpointSettings) -> None:
+        await networks.connect(self._ctx, ref, network, settings)
+
+    async def disconnect_network(self, ref: str, network: str, *, force: bool = False) -> None:
+        await networks.disconnect(self._ctx, ref, network, force=force)
 
     async def remove(
         self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False

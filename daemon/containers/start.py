@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from daemon.containers import exits, health, hostmounts, mounts, remove
+from daemon.containers import exits, health, hostmounts, mounts, networks, remove
 from daemon.containers.context import Context
 from daemon.containers.logs.options import log_spec
 from daemon.containers.model import Container
@@ -24,7 +24,7 @@ from daemon.containers.surroundings import (
     joined_namespaces,
     shared_memory,
 )
-from daemon.network.model import Attachment, AttachRequest
+from daemon.network.model import Attachment
 from daemon.runtime import client as runtime
 from storage.errors import Conflict, Internal, InvalidArgument, NotModified, PydError
 from storage.snapshots import OverlayMount
@@ -126,21 +126,9 @@ async def _connect(ctx: Context, container: Container) -> Attachment | None:
     if container.network_mode.startswith("container:"):
         return None
     attachment: Attachment | None = None
-    for name, endpoint in container.endpoints.items():
-        first = attachment is None
-        attachment = await ctx.networks.connect(
-            container.id,
-            AttachRequest(
-                network=name,
-                container_name=container.name,
-                hostname=container.config.get("Hostname") or "",
-                domainname=container.config.get("Domainname") or "",
-                endpoint=endpoint,
-                bindings=(container.host.get("PortBindings") or {}) if first else {},
-                exposed=tuple(container.config.get("ExposedPorts") or ()) if first else (),
-                publish_all=bool(container.host.get("PublishAllPorts")) and first,
-            ),
-        )
+    for name in container.endpoints:
+        request = networks.request(container, name, first=attachment is None)
+        attachment = await ctx.networks.connect(container.id, request)
     return attachment
 
 
@@ -175,32 +163,9 @@ def _write_etc(ctx: Context, container: Container, around: Surroundings) -> None
             {f"/etc/{name}": str(shared / name) for name in ("resolv.conf", "hostname", "hosts")}
         )
         return
-    files = ctx.networks.etc_files(
-        container.id,
-        hostname=around.hostname,
-        domainname=container.config.get("Domainname") or "",
-        host_config=container.host,
-        links=_links(ctx, container),
-    )
-    for name, text in (
-        ("hostname", files.hostname),
-        ("hosts", files.hosts),
-        ("resolv.conf", files.resolv_conf),
-    ):
+    files = networks.etc_files(ctx, container, around.hostname)
+    for name, text in networks.texts(files).items():
         (directory / name).write_text(text)
-
-
-def _links(ctx: Context, container: Container) -> list[tuple[str, list[str]]]:
-    links: list[tuple[str, list[str]]] = []
-    for link in container.host.get("Links") or []:
-        ref, _, alias = link.partition(":")
-        other = ctx.registry.find(ref)
-        if not other.state.alive:
-            raise Conflict(
-                f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias or ref}"
-            )
-        links.append((other.id, [alias or other.name, other.short_id, other.name]))
-    return links
 
 
 def _write_bundle(bundle: Path, spec: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from daemon.containers.wire import EndpointSettings
 from daemon.network.kernel import Change, Interface
 from daemon.network.networks import Network
 from daemon.network.sandboxes import Endpoint, Sandbox
-from storage.errors import Forbidden, InvalidArgument
+from storage.errors import Forbidden, Internal, InvalidArgument
 
 
 def check_endpoint(network: Network, settings: EndpointSettings) -> None:
@@ -51,16 +51,16 @@ def check_join(network: Network, sandbox: Sandbox | None, container: str) -> Non
     if sandbox is None:
         return
     if network.driver == "host":
-        raise Forbidden(
+        raise InvalidArgument(
             "cannot connect container to host network - container must be created in host network mode"
         )
     if sandbox.namespace is None:
-        raise Forbidden(
+        raise InvalidArgument(
             "container sharing network namespace with another container or host cannot be connected to any "
             "other network"
         )
     if network.driver == "null" or any(one.network == "none" for one in sandbox.endpoints):
-        raise Forbidden(
+        raise InvalidArgument(
             "container cannot be connected to multiple networks with one of the networks in private (none) "
             "mode"
         )
@@ -70,12 +70,12 @@ def check_join(network: Network, sandbox: Sandbox | None, container: str) -> Non
 
 def check_leave(network: Network, sandbox: Sandbox, container_id: str) -> Endpoint:
     if network.driver == "host" and sandbox.namespace is None:
-        raise Forbidden(
+        raise InvalidArgument(
             "cannot disconnect container from host network - container was created in host network mode"
         )
     endpoint = sandbox.endpoint(network.id)
     if endpoint is None:
-        raise Forbidden(f"container {container_id} is not connected to network {network.name}")
+        raise Internal(f"container {container_id} is not connected to network {network.name}")
     return endpoint
 
 

@@ -33,7 +33,7 @@ from daemon.network.sandboxes import Sandbox
 from daemon.network.serving import Serving
 from daemon.network.watch import FirewallWatch
 from daemon.network.worker import Worker
-from storage.errors import Forbidden, NotFound
+from storage.errors import Forbidden, Internal, NotFound
 from storage.records import Delete, Put
 
 log = logging.getLogger(__name__)
@@ -293,7 +293,7 @@ class NetworkService:
     async def _leave(self, container_id: str, network: Network) -> None:
         before = self._sandboxes.get(container_id)
         if before is None:
-            raise Forbidden(f"container {container_id} is not connected to network {network.name}")
+            raise Internal(f"container {container_id} is not connected to network {network.name}")
         endpoint = attach.check_leave(network, before, container_id)
         after = attach.left(before, endpoint)
         self._sandboxes[container_id] = after

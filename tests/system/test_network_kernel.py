@@ -16,7 +16,7 @@ import pytest
 
 from daemon.network import dnswire
 from daemon.network.model import AttachRequest
-from storage.errors import Forbidden, Internal
+from storage.errors import Forbidden, Internal, InvalidArgument
 from tests.system import network_rig as rig
 from tests.system.network_rig import Daemon, Outside, ask, ask_udp, echoing, listening, sh, unreachable
 
@@ -228,7 +228,7 @@ async def test_joining_and_leaving_a_running_container(daemon: Daemon) -> None:
         assert one.port() == port
         for host in ("127.0.0.1", "::1"):
             assert await ask(None, host, port), "the port follows to the network that is left"
-    with pytest.raises(Forbidden, match="is not connected to network bridge"):
+    with pytest.raises(Internal, match="is not connected to network bridge"):
         await daemon.service.disconnect(one.id, "bridge")
     with pytest.raises(Forbidden, match=r'has active endpoints \(name:"web" id:"[0-9a-f]{12}"\)'):
         await daemon.service.remove("zz")
@@ -258,9 +258,9 @@ async def test_host_and_none(daemon: Daemon) -> None:
     assert attachment.netns_fd is None
     assert list(attachment.networks) == ["host"]
     assert [line.split()[1] for line in sh("ip", "-o", "link", netns=none.netns).splitlines()] == ["lo:"]
-    with pytest.raises(Forbidden, match="sharing network namespace"):
+    with pytest.raises(InvalidArgument, match="sharing network namespace"):
         await daemon.service.connect(host.id, AttachRequest("bridge", "h"))
-    with pytest.raises(Forbidden, match="private"):
+    with pytest.raises(InvalidArgument, match="private"):
         await daemon.service.connect(none.id, AttachRequest("bridge", "n"))
 
 

@@ -215,7 +215,7 @@ def test_the_same_network_cannot_be_joined_twice() -> None:
     inside = replace(sandbox(endpoint(a, "10.1.0.2/24")), namespace=object())  # type: ignore[arg-type]
     with pytest.raises(Forbidden, match="endpoint with name web already exists in network a"):
         attach.check_join(a, inside, "web")
-    with pytest.raises(Forbidden, match="cannot connect container to host network"):
+    with pytest.raises(InvalidArgument, match="cannot connect container to host network"):
         attach.check_join(Network("h", "host", "host"), inside, "web")
 
 
