@@ -332,6 +332,15 @@ class Client:
         else:
             self.watch()
 
+    def hand_back(self) -> None:
+        """Closes our copy of the connection, not the connection."""
+        self.reads = False
+        self.streams = set()
+        self._loop.remove(self.sock.fileno())
+        self.sock.close()
+        self._forget_output()
+        self.process.forget_client(self)
+
     def drop(self) -> None:
         """Lets the client go now."""
         fd = self.sock.fileno()

@@ -155,10 +155,11 @@ class Keeper:
 
     def _do_forget(self, connection: Connection, message: Message, fds: list[int]) -> Message:
         """Drops a process that never started, with the clients that wait for it; all of a container's
-        with `all`."""
+        with `all`. With `hand_back` only our copies of the connections are closed: the daemon, which has
+        its own until it has answered, goes on with them."""
         wanted = key_of(message)
         for key in [k for k in self.processes if k == wanted or (message.get("all") and k[0] == wanted[0])]:
-            self.processes.pop(key).discard()
+            self.processes.pop(key).discard(hand_back=bool(message.get("hand_back")))
         return {}
 
     def _do_shutdown(self, connection: Connection, message: Message, fds: list[int]) -> Message:

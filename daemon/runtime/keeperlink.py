@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 
 from daemon.runtime import protocol
 from daemon.runtime.loop import ERR, HUP, IN, OUT
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from daemon.runtime.children import Children
     from daemon.runtime.loop import Loop
     from daemon.runtime.protocol import Message
 
+QUICK_RESTARTS = 10
+"""A keeper that dies more often than this within a second is restarted once a second."""
 KEEPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keeper.py")
 
 
@@ -40,8 +44,10 @@ class KeeperRefused(Exception):
 
 
 class KeeperLink:
-    def __init__(self, loop: Loop, path: str) -> None:
+    def __init__(self, loop: Loop, children: Children, path: str) -> None:
         self._loop = loop
+        self._children = children
+        self._spawned: list[float] = []
         self._path = path
         self._connection: Connection | None = None
         self._waiting: dict[int, Future] = {}
@@ -89,10 +95,18 @@ class KeeperLink:
             os.set_inheritable(fd, True)
             argv += [name, str(fd)]
         try:
-            os.posix_spawn(sys.executable, argv, dict(os.environ), setsid=True)
+            pid = os.posix_spawn(sys.executable, argv, dict(os.environ), setsid=True)
         finally:
             protocol.close_all(inherited.values())
-        return protocol.connect(self._path)
+        sock = protocol.connect(self._path)
+        self._spawned = [*self._spawned[1 - QUICK_RESTARTS :], time.monotonic()]
+        self._children.expect(pid, lambda status: self._died(sock))
+        return sock
+
+    def _died(self, sock: socket.socket) -> None:
+        """Our child is dead. When it had not accepted us yet, the connection would never tell."""
+        if self._connection is not None and self._connection.sock is sock:
+            self._lost()
 
     def _use(self, sock: socket.socket) -> None:
         self._connection = Connection(sock)
@@ -107,11 +121,18 @@ class KeeperLink:
         lost, self._waiting = self._waiting, {}
         if not self._stopping:
             print("pyd-supervisor: the keeper is gone; starting another", file=sys.stderr, flush=True)
-            self._use(self._spawn())
-            start(self._hello_again())
-            self.on_restart()
+            recent = [when for when in self._spawned if when > time.monotonic() - 1]
+            if len(recent) < QUICK_RESTARTS:
+                self._restart()
+            else:
+                self._loop.later(1.0, self._restart)
         for future in lost.values():
             future.fail(KeeperLost("the keeper died"))
+
+    def _restart(self) -> None:
+        self._use(self._spawn())
+        start(self._hello_again())
+        self.on_restart()
 
     async def _hello_again(self) -> None:
         try:

@@ -19,7 +19,7 @@ import time
 
 from daemon.cgroups import CgroupError, Layout, drain_oom_event, open_cgroup
 from daemon.runtime import exits
-from daemon.runtime.children import Children, WorkFailed
+from daemon.runtime.children import WorkFailed
 from daemon.runtime.errors import LaunchError, RuntimeFailure
 from daemon.runtime.keeperlink import KeeperLink, KeeperLost, KeeperRefused
 from daemon.runtime.loop import IN
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from daemon.runtime.children import Children
     from daemon.runtime.loop import Loop
     from daemon.runtime.protocol import Message
 
@@ -68,6 +69,7 @@ class Lifecycle:
         exec_root: str,
         cgroup_root: str,
         layout: Layout,
+        children: Children,
         keeper: KeeperLink,
         publish: Callable[[Message], None],
     ) -> None:
@@ -78,7 +80,7 @@ class Lifecycle:
         self.keeper = keeper
         self.publish = publish
         self.records = Records(exec_root)
-        self.children = Children(loop)
+        self.children = children
         self.containers: dict[str, Container] = {}
         self.starter = Starter(loop, self.children, keeper, self._registered)
         self.descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -233,7 +235,8 @@ class Lifecycle:
         if member.pidfd >= 0 and member.exit_status is None:
             member.kill()
             await member.ended
-        self.keeper.send("forget", id=container.id, exec_id=member.exec_id)
+        # The daemon tells the client why: its connection must outlive this.
+        self.keeper.send("forget", id=container.id, exec_id=member.exec_id, hand_back=True)
         self._forget_exec(container, member)
 
     def _forget_exec(self, container: Container, member: Member) -> None:

@@ -7,7 +7,8 @@
     running, and exit.json   -                     stopped; announced again unless deleted
 
 Pidfds come from the keeper, which keeps them for this. When the keeper was killed as well, pipes are
-opened again through /proc/<pid>/fd (ttys cannot be: their master is gone, and their processes got SIGHUP).
+opened again through /proc/<pid>/fd. What cannot be kept then: ttys (their master is gone, their processes
+got SIGHUP), an open stdin (its reader saw the end), and the beginning of a line that was not yet logged.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ class Recovery:
             self._open_pidfd(member)
         if not held and member.pidfd >= 0:
             self._reopen(member)
-            await self._life.starter.hand_over(container.id, member)
+            await self._life.starter.hand_over(container.id, member, recover=True)
         if member.pidfd < 0:
             self._life.ended(container, member, exits.of_zombie(member.pid, member.ticks) or exits.UNKNOWN)
         else:

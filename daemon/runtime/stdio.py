@@ -401,10 +401,16 @@ class Process:
             self.stdin.close()
         self.settle()
 
-    def discard(self) -> None:
-        """Closes everything now (the process never started, or its container is deleted)."""
+    def discard(self, *, hand_back: bool = False) -> None:
+        """Closes everything now (the process never started, or its container is deleted).
+
+        With `hand_back` the clients' connections go on in the hands of who has copies of them.
+        """
         for client in list(self.clients):
-            client.close()
+            if hand_back:
+                client.hand_back()
+            else:
+                client.close()
         for output in self.outputs:
             output.end()
         if self.stdin is not None:

@@ -31,6 +31,7 @@ if __name__ == "__main__":
 
 from daemon.cgroups import detect, open_cgroup
 from daemon.runtime import hardening, protocol, spawning  # noqa: F401 - spawning: loaded before the first start
+from daemon.runtime.children import Children
 from daemon.runtime.keeper import option, raise_descriptor_limit
 from daemon.runtime.keeperlink import KeeperLink, KeeperLost
 from daemon.runtime.lifecycle import Lifecycle
@@ -48,21 +49,23 @@ if TYPE_CHECKING:
 class Supervisor:
     def __init__(self, exec_root: str, cgroup_root: str) -> None:
         self.loop = Loop()
+        children = Children(self.loop)
         layout = detect()
         open_cgroup(layout, cgroup_root)  # imports what this layout needs before memory is frozen
         self._path = os.path.join(exec_root, "supervisor.sock")
         self._server: Server | None = None
-        self._keeper = KeeperLink(self.loop, os.path.join(exec_root, "keeper.sock"))
+        self._keeper = KeeperLink(self.loop, children, os.path.join(exec_root, "keeper.sock"))
         self._life = Lifecycle(
             self.loop,
             exec_root=exec_root,
             cgroup_root=cgroup_root,
             layout=layout,
+            children=children,
             keeper=self._keeper,
             publish=self._publish,
         )
         self._recovery = Recovery(self._life)
-        self._life.children.on_terminate = lambda: start(self._terminate())
+        children.on_terminate = lambda: start(self._terminate())
         self._keeper.on_held = self._recovery.held
         self._keeper.on_stdin_closed = self._stdin_closed
         self._keeper.on_restart = self._recovery.keeper_restarted
