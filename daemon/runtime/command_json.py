@@ -31,9 +31,15 @@ def loads(data: bytes) -> Any:
     """Raises ValueError on anything that is not one JSON document in UTF-8."""
     text = data.decode()
     start = len(text) - len(text.lstrip(_SPACE))
+    scan = make_scanner(_Context())  # type: ignore[arg-type]
     try:
-        scan = make_scanner(_Context())  # type: ignore[arg-type]
         value, end = scan(text, start)
+    except SystemError:
+        # The scanner raises json.JSONDecodeError, which it expects to be imported already.
+        from json import loads as full
+
+        full(text)
+        raise
     except StopIteration as stop:
         raise ValueError(f"expecting a value at character {stop.value}") from None
     if text[end:].strip(_SPACE):

@@ -11,8 +11,7 @@ import os
 from daemon.runtime import command_console as console
 from daemon.runtime import hardening, launch, seccomp, spawning
 from daemon.runtime.command_arguments import UsageError
-from daemon.runtime.command_json import loads
-from daemon.runtime.command_state import Container, now, process_start
+from daemon.runtime.command_state import Container, load_config, now, process_start
 from daemon.runtime.errors import LaunchError, RuntimeFailure, SpecError, StateError
 from daemon.runtime.spec import get_object, get_string
 
@@ -34,8 +33,7 @@ class Making:
         self.container = Container(context.root, arguments.container())
         self.bundle = os.path.abspath(arguments.text("bundle", "."))
         self.arguments = arguments
-        self.data = _read(f"{self.bundle}/config.json")
-        self.spec = parse_config(self.data, f"{self.bundle}/config.json")
+        self.data, self.spec = load_config(f"{self.bundle}/config.json")
         seccomp.use_cache_directory(f"{context.root}/.seccomp")
         self.plan: Plan = launch.prepare(
             self.spec,
@@ -229,24 +227,6 @@ def wait_progress(child: Child) -> launch.Progress:
         report = launch.progress(child)
         if report is not None:
             return report
-
-
-def parse_config(data: bytes, path: str) -> Object:
-    try:
-        spec = loads(data)
-    except ValueError as error:
-        raise SpecError(path, f"is not valid JSON: {error}") from None
-    if not isinstance(spec, dict):
-        raise SpecError(path, "must be an object")
-    return spec
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise StateError(f"JSON specification file {path} not found") from None
 
 
 def cgroup_path(linux: Object, container: str) -> str:

@@ -37,8 +37,8 @@ def check_id(container: str) -> None:
         raise StateError(f"invalid container id {container!r}: letters, digits and _ + . - only")
 
 
-def read_config(path: str) -> Object:
-    """The bundle's configuration; errors name the file."""
+def load_config(path: str) -> tuple[bytes, Object]:
+    """A configuration as it is in the file, and parsed; errors name the file."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -50,7 +50,11 @@ def read_config(path: str) -> Object:
         raise SpecError(path, f"is not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise SpecError(path, "must be an object")
-    return config
+    return data, config
+
+
+def read_config(path: str) -> Object:
+    return load_config(path)[1]
 
 
 def process_start(pid: int) -> int:

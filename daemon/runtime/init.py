@@ -249,6 +249,19 @@ def _detach(start: Start) -> None:
         os.set_inheritable(fd, True)
 
 
+def _close_descriptors(start: Start) -> None:
+    """Nothing is left open for a working directory or program of /proc/self/fd/N to lead to (CVE-2024-21626)."""
+    first = 3 + start.preserve
+    keep = [start.sync.fileno()]
+    if start.listener is not None:
+        keep.append(start.listener.fileno())
+    for fd in sorted(keep):
+        if fd > first:
+            sc.close_range(first, fd - 1, 0)
+        first = max(first, fd + 1)
+    sc.close_range(first, _MAX_FD, 0)
+
+
 def _place_standard_streams(stdio: tuple[int, int, int]) -> None:
     copies = [fd if fd == place else os.dup(fd) for place, fd in enumerate(stdio)]
     for place, fd in enumerate(copies):
@@ -310,6 +323,7 @@ def _finish(
         program.set_limits()
     if program.scheduling:
         program.scheduling.apply()
+    _close_descriptors(start)
     program.enter_directory()
     process.own_standard_streams(program.uid)
     program.restrict(groups_allowed=groups_allowed)

@@ -222,7 +222,7 @@ def progress(child: Child) -> Progress | None:
         except BlockingIOError:
             return None
         except ConnectionResetError:
-            message, ancillary = b"", []
+            continue  # the child left a GO unread; what it said before is still in the queue
         kind = message[:1]
         if kind == messages.EXECUTE:
             child.executing = True  # end of file from now on means that execve has happened

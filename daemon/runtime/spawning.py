@@ -56,7 +56,8 @@ def spawn(
         pidns = next((fd for kind, fd in joined if kind == sc.CLONE_NEWPID), None)
 
         def child(sync: _socket.socket, handled: list[int]) -> NoReturn:
-            rest = [(kind, fd) for kind, fd in joined if kind != sc.CLONE_NEWPID]
+            # Not what was joined before the clone: the pid namespace here, the user namespace in between.
+            rest = [(kind, fd) for kind, fd in joined if kind not in (sc.CLONE_NEWPID, sc.CLONE_NEWUSER)]
             start = init.Start(
                 sync, _triple(stdio), handled, entry, gate=gate, listener=listener, preserve=preserve_fds, joined=rest,
                 sources=sources,
