@@ -45,7 +45,7 @@ class Engine:
         self.records = Records(config.database)
         self.content = ContentStore(config.data_root / "content")
         self.snapshots = OverlaySnapshotter(config.data_root / "snapshots")
-        self.events = EventLog(config.data_root)
+        self.events = EventLog(self.records)
         self.images = ImageService(self.content, self.snapshots, self.records, self.events.publish, config)
         self.volumes = Volumes(config.data_root / "volumes", self.records, self.events.publish)
         self.networks = NetworkService(config, self.records, self.events.publish)
@@ -107,7 +107,7 @@ class Engine:
         await self.runtime.close()
         await self.networks.stop()
         await self.images.stop()
-        self.events.close()
+        await self.events.close()
         await asyncio.to_thread(self.records.close)
 
     async def stop_all(self, timeout: int) -> None:

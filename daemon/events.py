@@ -1,23 +1,26 @@
 """What happened, in order: Docker's event messages, live to subscribers and kept in a journal.
 
-The journal is two JSON-lines files in the data root (`events.jsonl` and the one before it), so
-`since`/`until` reach back over daemon restarts. An event is appended with one write(2) before any
-subscriber sees it. Shapes: moby api/types/events.Message.
+The journal lives in the records, so `since`/`until` reach back over daemon restarts; it keeps the newest
+ten thousand. Shapes: moby api/types/events.Message.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 from daemon.clock import SECOND, now_ns
+from storage.errors import PydError
+from storage.records import Append, Records, Trim
+
+log = logging.getLogger("pyd.events")
 
 Event = dict[str, Any]
-JOURNAL_LIMIT = 8 << 20
+JOURNAL = "events"
+KEPT = 10_000
+TRIM_EVERY = 1_000
 SUBSCRIBER_LIMIT = 4096
 _LEGACY_TYPES = ("container", "image")
 
@@ -76,33 +79,46 @@ def _has_label(attributes: dict[str, str], wanted: str) -> bool:
 
 
 class EventLog:
-    """Publishes events and replays them. One per daemon; used on the event loop only."""
+    """Publishes events and replays them. One per daemon; used on the event loop only.
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "events.jsonl"
-        self._previous = directory / "events.1.jsonl"
+    `publish` never waits: what is published in one turn of the loop is committed together, and goes to
+    subscribers once committed, so nobody was ever told of an event that a restart forgets.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
         self._subscribers: set[asyncio.Queue[Event | None]] = set()
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._size = os.fstat(self._file).st_size
+        self._pending: list[Event] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._since_trim = 0
 
     def publish(self, kind: str, action: str, actor: str, attributes: dict[str, str]) -> None:
-        event = message(kind, action, actor, attributes)
-        line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
-        self._append(line)
+        self._pending.append(message(kind, action, actor, attributes))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+
+    async def _flush(self) -> None:
+        while self._pending:
+            events, self._pending = self._pending, []
+            mutations: list[Append | Trim] = [Append(JOURNAL, e["timeNano"], e) for e in events]
+            self._since_trim += len(events)
+            if self._since_trim >= TRIM_EVERY:
+                self._since_trim = 0
+                mutations.append(Trim(JOURNAL, KEPT))
+            try:
+                await self._records.write(mutations)
+            except PydError as error:
+                log.error("events were not kept: %s", error)
+            for event in events:
+                self._deliver(event)
+
+    def _deliver(self, event: Event) -> None:
         for queue in tuple(self._subscribers):
             if queue.qsize() < SUBSCRIBER_LIMIT:
                 queue.put_nowait(event)
             else:  # a reader this slow is dropped rather than let grow without bound
                 self._subscribers.discard(queue)
                 queue.put_nowait(None)
-
-    def _append(self, line: bytes) -> None:
-        if self._size > JOURNAL_LIMIT:
-            os.close(self._file)
-            self._path.replace(self._previous)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._size = 0
-        self._size += os.write(self._file, line)
 
     async def subscribe(
         self, *, since: int | None, until: int | None, filters: dict[str, list[str]]
@@ -113,7 +129,9 @@ class EventLog:
         try:
             last = 0
             if since is not None:
-                for event in await asyncio.to_thread(lambda: list(self._replay(since, until))):
+                end = None if until is None else until + 1
+                past = await asyncio.to_thread(self._records.scan, JOURNAL, since_ns=since, until_ns=end)
+                for event in past:
                     last = event["timeNano"]
                     if matches(event, filters):
                         yield event
@@ -137,22 +155,10 @@ class EventLog:
                 return
             yield event
 
-    def _replay(self, since: int, until: int | None) -> Iterator[Event]:
-        for path in (self._previous, self._path):
-            try:
-                lines = path.read_bytes().splitlines()
-            except FileNotFoundError:
-                continue
-            for line in lines:
-                try:
-                    event: Event = json.loads(line)
-                except ValueError:  # the torn last line of a killed daemon
-                    continue
-                if event["timeNano"] >= since and (until is None or event["timeNano"] <= until):
-                    yield event
-
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Commits what is pending and ends every subscription."""
+        if self._flusher is not None:
+            await self._flusher
         for queue in tuple(self._subscribers):
             queue.put_nowait(None)
         self._subscribers.clear()
-        os.close(self._file)
