@@ -1,13 +1,18 @@
-"""Shared by all tests: the machine must look the same after the run as before it."""
+"""Shared by all tests: the commands of .venv come first, and the machine looks the same after as before."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.footprint import Footprint
+from tests import footprint
+
+os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+footprint.watch_directories()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,7 +21,8 @@ def nothing_left_behind() -> Iterator[None]:
     if os.getuid() != 0:
         yield
         return
-    before = Footprint.take()
+    crowded = footprint.crowd()
+    before = footprint.Footprint.take()
     yield
-    leftovers = Footprint.settled_since(before)
-    assert not leftovers, "left behind after the tests:\n  " + "\n  ".join(leftovers)
+    leftovers = before.left_since(alone=not (crowded or footprint.crowd()))
+    assert not leftovers, "left behind by the tests:\n  " + "\n  ".join(map(str, leftovers))
