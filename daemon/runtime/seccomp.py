@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from daemon.runtime.spec import Object
 
 _INSTRUCTION = 8  # bytes of struct sock_filter
-_VERSION = b"2"  # of what compiling makes of a profile; part of the hash
+_VERSION = b"3"  # of what compiling makes of a profile; part of the hash
 _EINVAL = 22
 FLAGS = {
     "SECCOMP_FILTER_FLAG_LOG": 2,
