@@ -205,9 +205,7 @@ class Lifecycle:
             rows, columns = message["console_size"]
             process["consoleSize"] = {"height": rows, "width": columns}
         try:
-            self.records.save_exec(container.id, exec_id, member.record())
             await self._launch_exec(container, member, process, open_stdin=bool(message["open_stdin"]))
-            self.records.save_exec(container.id, exec_id, member.record())
         except BaseException as error:
             await self._undo_exec(container, member)
             raise _as_launch_failure(error) from error
@@ -255,9 +253,9 @@ class Lifecycle:
     # -- the end of a process ----------------------------------------------------------------------------------
 
     def _registered(self, container: Container, member: Member) -> None:
-        if member.exec_id is None:
-            self.records.save_state(container.id, container.record())
-        else:
+        """A member has a pid. An init's is not written yet: until it runs it is found by its cgroup, or by
+        being a clone of ours (recovery.py)."""
+        if member.exec_id is not None:
             self.records.save_exec(container.id, member.exec_id, member.record())
         self.children.expect(member.pid, lambda status: self.ended(container, member, exits.decode(status)))
 

@@ -85,22 +85,24 @@ class Loop:
     def run(self) -> None:
         self._running = True
         while self._running:
-            try:
-                ready = self._epoll.poll(self._timeout())
-            except InterruptedError:
-                continue
-            for fd, events in ready:
-                callback = self._callbacks.get(fd)
-                if callback is not None:
-                    try:
-                        callback(events)
-                    except Exception:
-                        report()
-            self._expire()
-            while self._deferred:
-                deferred, self._deferred = self._deferred, []
-                for call in deferred:
-                    guarded(call)
+            self.turn(self._timeout())
+
+    def turn(self, timeout: float) -> int:
+        """Waits for something to happen and deals with it once; how many descriptors were ready."""
+        ready = self._epoll.poll(timeout)
+        for fd, events in ready:
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                try:
+                    callback(events)
+                except Exception:
+                    report()
+        self._expire()
+        while self._deferred:
+            deferred, self._deferred = self._deferred, []
+            for call in deferred:
+                guarded(call)
+        return len(ready)
 
     def _timeout(self) -> float:
         timers = self._timers

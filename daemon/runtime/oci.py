@@ -67,7 +67,7 @@ class Console:
     def _receive(self, peer: socket.socket) -> None:
         self._loop.remove(peer.fileno())
         try:
-            _, fds, _, _ = socket.recv_fds(peer, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+            _, fds, _ = protocol.receive_packet(peer, 4096, 1)
         except OSError:
             fds = []
         peer.close()

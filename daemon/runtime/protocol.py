@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 from collections import deque
 
 TYPE_CHECKING = False
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 FRAGMENT = 60 << 10
 MAX_DESCRIPTORS = 16
 BUFFER = 4 << 20
+_INT = struct.Struct("i")
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
@@ -104,9 +106,7 @@ class Connection:
         yet. Raises Disconnected at the end, or when the peer talks nonsense."""
         while True:
             try:
-                packet, fds, flags, _ = socket.recv_fds(
-                    self.sock, FRAGMENT + 1, MAX_DESCRIPTORS, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
+                packet, fds, flags = receive_packet(self.sock, FRAGMENT + 1, MAX_DESCRIPTORS)
             except BlockingIOError:
                 return None
             except OSError as error:
@@ -133,6 +133,20 @@ class Connection:
         close_all(self._fds)
         self._fds = []
         self.sock.close()
+
+
+def receive_packet(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int], int]:
+    """One packet, its descriptors (close-on-exec), the flags. Not socket.recv_fds: that one drops its `flags`
+    , and so would leak the descriptors to programs."""
+    room = socket.CMSG_LEN(most * _INT.size)
+    packet, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+    fds = [
+        fd
+        for level, kind, data in ancillary
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+        for (fd,) in _INT.iter_unpack(data[: len(data) - len(data) % _INT.size])
+    ]
+    return packet, fds, flags
 
 
 def close_all(fds: Iterable[int]) -> None:

@@ -1,9 +1,10 @@
 """What the supervisor knows, on disk before it acts on it: `exec_root/containers/<id>/`.
 
-    state.json            written before the cgroup is made (phase "starting"), with the pid once there is
-                          one, and with phase "running" when the execve has succeeded
+    state.json            written before the cgroup is made (phase "starting"), and with the pid and phase
+                          "running" when the execve has succeeded
     exit.json             the init's end; written before it is announced
-    execs/<exec id>.json  one file an exec, rewritten with its end, removed when that is acknowledged
+    execs/<exec id>.json  one file an exec, written when there is a pid, rewritten with its end, removed when
+                          that is acknowledged
 
 Every file is written aside and renamed, so it is whole or absent. There is no fsync: the directory is on
 a tmpfs, a power cut ends the containers as well. A pid alone is worthless after a crash; with the start

@@ -48,10 +48,18 @@ def available(fd: int) -> int:
     return count
 
 
+def enlarge(fd: int) -> None:
+    """A bigger pipe means fewer wake-ups. May be refused (pipe-max-size), then it stays as it is."""
+    try:
+        fcntl.fcntl(fd, F_SETPIPE_SZ, SPLICE)
+    except OSError:
+        return
+
+
 class Input:
     """The writable end of a process' stdin. Never blocks: what is not taken waits, and the client with it."""
 
-    __slots__ = ("_backlog", "_ending", "_loop", "_waiting", "closed", "fd", "on_closed", "tty")
+    __slots__ = ("_backlog", "_ending", "_enlarged", "_loop", "_waiting", "closed", "fd", "on_closed", "tty")
 
     def __init__(self, loop: Loop, fd: int, *, tty: bool, on_closed: Callable[[], None]) -> None:
         os.set_blocking(fd, False)
@@ -63,6 +71,7 @@ class Input:
         self._backlog = b""
         self._waiting: list[Client] = []
         self._ending = False
+        self._enlarged = False
 
     @property
     def spliceable(self) -> bool:
@@ -79,6 +88,9 @@ class Input:
     def wait(self, client: Client) -> None:
         """The pipe is full: `client` is not read until there is room."""
         client.pause()
+        if not self._enlarged and not self.tty:
+            self._enlarged = True
+            enlarge(self.fd)
         if client not in self._waiting:
             self._waiting.append(client)
         if not self._loop.watching(self.fd):
@@ -184,7 +196,8 @@ class Output:
         if not size:
             return os.read(self.fd, READ)
         if size >= BULK and not self._enlarged:
-            self._enlarge()
+            self._enlarged = True
+            enlarge(self.fd)
         if not viewers:
             os.splice(self.fd, self.process.sink, SPLICE, flags=SPLICE_FLAGS)
         elif viewers[0].buffered:
@@ -192,13 +205,6 @@ class Output:
         else:
             viewers[0].splice(self, min(size, SPLICE))
         return None
-
-    def _enlarge(self) -> None:
-        self._enlarged = True
-        try:
-            fcntl.fcntl(self.fd, F_SETPIPE_SZ, SPLICE)
-        except OSError:
-            return
 
     def _read_and_log(self) -> bytes:
         journal, log, slot = self.process.journal, self.process.log, self.slot
