@@ -23,10 +23,14 @@ def make_root(root: Path) -> Path:
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "root"):
         (root / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "bin/busybox")
-    for applet in subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout.split():
+    for applet in subprocess.run(
+        ["/bin/busybox", "--list"], capture_output=True, text=True, check=True
+    ).stdout.split():
         with contextlib.suppress(FileExistsError):
             (root / "bin" / applet).symlink_to("busybox")
-    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n")
+    (root / "etc/passwd").write_text(
+        "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"
+    )
     (root / "etc/group").write_text("root:x:0:\nuser:x:1000:\n")
     return root
 
@@ -49,7 +53,9 @@ class Bundle:
         (self.directory / "config.json").write_text(json.dumps(self.spec))
         return self
 
-    def command(self, *arguments: str, runtime: str = PYD_OCI, **options: Any) -> subprocess.CompletedProcess[str]:
+    def command(
+        self, *arguments: str, runtime: str = PYD_OCI, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """`pyd-oci ARGUMENTS` with a state directory of the bundle's own."""
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(
@@ -62,7 +68,9 @@ class Bundle:
             **options,
         )
 
-    def run(self, *arguments: str, change: Change | None = None, runtime: str = PYD_OCI, **options: Any) -> Ran:
+    def run(
+        self, *arguments: str, change: Change | None = None, runtime: str = PYD_OCI, **options: Any
+    ) -> Ran:
         """Run to the end; what it printed and its exit code."""
         self.configure(*arguments, change=change)
         extra = options.pop("extra", ())
@@ -110,3 +118,16 @@ class Ran:
 
 def host_namespace(kind: str) -> str:
     return os.readlink(f"/proc/self/ns/{kind}")
+
+
+def namespace(spec: dict[str, Any], kind: str, **entry: str) -> None:
+    """Set or add the namespace of a kind."""
+    entries = spec["linux"]["namespaces"]
+    entries[:] = [one for one in entries if one["type"] != kind] + [{"type": kind, **entry}]
+
+
+def user_namespace(spec: dict[str, Any]) -> None:
+    namespace(spec, "user")
+    mapping = [{"containerID": 0, "hostID": 200000, "size": 65536}]
+    # dockerd too leaves the sysctls out: the whole range of groups is not mapped.
+    spec["linux"] |= {"uidMappings": mapping, "gidMappings": mapping, "sysctl": {}}
