@@ -12,13 +12,7 @@ Model
     after a reconnect, and is in `states()`. Exits of containers are acknowledged by `delete`, exits of
     execs by `on_exit` returning.
 
-Errors
-    RuntimeCallError
-    ├── LaunchFailed     the process could not be started; `exit_code` is what Docker reports (125-128)
-    ├── NotRunning       there is no such living process
-    ├── Refused          wrong state: paused, already started, unknown option ...
-    └── Unavailable      the supervisor died under the request or cannot be started; whether the request was
-                     carried out is told by the states (a start: running, or nothing of it is left)
+Errors and records are those of results.py.
 
 Example
     client = RuntimeClient(Path("/run/pyd"), cgroup_root="pyd")
@@ -38,132 +32,45 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from daemon.cgroups import Cgroup, Layout, Stats, detect, open_cgroup
 from daemon.runtime import protocol
-from daemon.runtime.protocol import Connection, Disconnected
+from daemon.runtime.channel import Channel
+from daemon.runtime.results import (
+    ExecState,
+    ExitEvent,
+    LaunchFailed,
+    LogSpec,
+    NotRunning,
+    Refused,
+    RuntimeCallError,
+    RuntimePath,
+    RuntimeState,
+    Started,
+    Unavailable,
+    state_of,
+)
+
+__all__ = [
+    "ExecState",
+    "ExitEvent",
+    "LaunchFailed",
+    "LogSpec",
+    "NotRunning",
+    "Refused",
+    "RuntimeCallError",
+    "RuntimeClient",
+    "RuntimePath",
+    "RuntimeState",
+    "Started",
+    "Unavailable",
+]
 
 logger = logging.getLogger("pyd.runtime")
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 START_TIMEOUT = 10.0
-
-
-class RuntimeCallError(Exception):
-    """Base of what a call to the runtime raises; `str(error)` is the user's message."""
-
-
-class LaunchFailed(RuntimeCallError):
-    """The process was not started; nothing of it is left. `exit_code`: 127 not found, 126 not executable,
-    128 other start errors, 125 set-up errors."""
-
-    def __init__(self, message: str, exit_code: int = 128) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-class NotRunning(RuntimeCallError):
-    """No such process lives."""
-
-
-class Refused(RuntimeCallError):
-    """The state or an argument rules the operation out."""
-
-
-class Unavailable(RuntimeCallError):
-    """The supervisor died under the request, or does not start."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogSpec:
-    """Where a container's output is logged. `options` are Docker's log options (max-size, max-file,
-    compress, labels, tag ...) with `attrs:NAME` entries for what goes into every line's `attrs`."""
-
-    driver: str
-    path: str
-    options: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimePath:
-    """A foreign OCI runtime: its command (`/usr/sbin/runc`) and arguments before the sub-command."""
-
-    path: str
-    args: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    pid: int
-    started_at_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class ExitEvent:
-    """A process ended. `status` is 0-255, or 128 + signal; 255 too where it cannot be known (the
-    supervisor died, and the kernel is older than 6.15)."""
-
-    id: str
-    exec_id: str | None
-    pid: int
-    status: int
-    oom_killed: bool
-    finished_at_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class ExecState:
-    pid: int
-    running: bool
-    exit_status: int | None
-    started_at_ns: int
-    finished_at_ns: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeState:
-    """`status` is "running", "paused" or "stopped"."""
-
-    pid: int
-    status: str
-    exit_status: int | None
-    started_at_ns: int
-    finished_at_ns: int | None
-    oom_killed: bool
-    execs: dict[str, ExecState]
-
-
-_ERRORS: dict[str, type[RuntimeCallError]] = {"not_running": NotRunning, "refused": Refused}
-
-
-def _failure(error: dict[str, Any]) -> RuntimeCallError:
-    if error["kind"] == "launch":
-        return LaunchFailed(error["message"], int(error.get("exit_code", 128)))
-    return _ERRORS.get(error["kind"], RuntimeCallError)(error["message"])
-
-
-def _state(raw: dict[str, Any]) -> RuntimeState:
-    execs = {
-        name: ExecState(
-            pid=e["pid"],
-            running=e["exit_status"] is None,
-            exit_status=e["exit_status"],
-            started_at_ns=e["started_at_ns"],
-            finished_at_ns=e["finished_at_ns"],
-        )
-        for name, e in raw["execs"].items()
-    }
-    return RuntimeState(
-        pid=raw["pid"],
-        status=raw["status"],
-        exit_status=raw["exit_status"],
-        started_at_ns=raw["started_at_ns"],
-        finished_at_ns=raw["finished_at_ns"],
-        oom_killed=raw["oom_killed"],
-        execs=execs,
-    )
 
 
 def _run_detached(argv: list[str], environment: dict[str, str], log: str) -> None:
@@ -199,100 +106,6 @@ def _alive(pid: int) -> bool:
         os.close(pidfd)
 
 
-class _Channel:
-    """One connection with its requests under way; `on_event` gets what is no reply."""
-
-    def __init__(
-        self, sock: socket.socket, on_event: Callable[[dict[str, Any]], None], on_close: Callable[[], None]
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._connection = Connection(sock)
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._seq = 0
-        self._on_event = on_event
-        self._on_close = on_close
-        self.open = True
-        self._pidfd = -1
-        self.ended = asyncio.Event()
-        self._loop.add_reader(sock.fileno(), self._readable)
-
-    def watch_process(self, pid: int) -> None:
-        """Closes when the peer dies. The socket alone would not tell: a clone of a killed supervisor on
-        its way to execve still holds it."""
-        try:
-            self._pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self.close()
-            return
-        self._loop.add_reader(self._pidfd, self.close)
-
-    async def call(self, op: str, fds: tuple[int, ...] = (), **fields: Any) -> dict[str, Any]:
-        if not self.open:
-            raise Unavailable("the connection to the container supervisor is broken")
-        self._seq += 1
-        seq = self._seq
-        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self._waiting[seq] = future
-        try:
-            self.post({"op": op, "seq": seq, **fields}, fds)
-            reply = await future
-        finally:
-            self._waiting.pop(seq, None)
-        if "error" in reply:
-            raise _failure(reply["error"])
-        return reply
-
-    def post(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
-        try:
-            self._connection.send(message, fds)
-            if self._connection.pending:
-                self._loop.add_writer(self._connection.fileno(), self._writable)
-        except Disconnected:
-            self.close()
-
-    def _writable(self) -> None:
-        try:
-            self._connection.flush()
-        except Disconnected:
-            self.close()
-            return
-        if not self._connection.pending:
-            self._loop.remove_writer(self._connection.fileno())
-
-    def _readable(self) -> None:
-        try:
-            while self.open and (received := self._connection.receive()) is not None:
-                message, fds = received
-                protocol.close_all(fds)
-                self._dispatch(message)
-        except Disconnected:
-            self.close()
-
-    def _dispatch(self, message: dict[str, Any]) -> None:
-        if "event" in message:
-            self._on_event(message)
-            return
-        future = self._waiting.get(message.get("seq", -1))
-        if future is not None and not future.done():
-            future.set_result(message)
-
-    def close(self) -> None:
-        if not self.open:
-            return
-        self.open = False
-        self.ended.set()
-        self._loop.remove_reader(self._connection.fileno())
-        self._loop.remove_writer(self._connection.fileno())
-        self._connection.close()
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(Unavailable("the container supervisor went away during the request"))
-        self._on_close()
-
-
 class RuntimeClient:
     """See the module's text. Callbacks are plain attributes, called on the event loop."""
 
@@ -305,8 +118,8 @@ class RuntimeClient:
         self.on_resync: Callable[[dict[str, RuntimeState]], None] = lambda states: None
         self._layout: Layout | None = None
         self._cgroups: dict[str, Cgroup] = {}
-        self._supervisor: _Channel | None = None
-        self._keeper: _Channel | None = None
+        self._supervisor: Channel | None = None
+        self._keeper: Channel | None = None
         self._connecting = asyncio.Lock()
         self._delivered: set[tuple[str, str | None, int]] = set()
         self._closed = False
@@ -345,20 +158,20 @@ class RuntimeClient:
         await supervisor.ended.wait()
         await self.close()
 
-    async def _supervisor_channel(self) -> _Channel:
+    async def _supervisor_channel(self) -> Channel:
         async with self._connecting:
             if self._supervisor is None or not self._supervisor.open:
                 sock = await self._open("supervisor.sock", spawn=True)
-                self._supervisor = _Channel(sock, self._event, self._lost)
+                self._supervisor = Channel(sock, self._event, self._lost)
                 reply = await self._supervisor.call("hello")
                 self._supervisor.watch_process(reply["pid"])
             return self._supervisor
 
-    async def _keeper_channel(self) -> _Channel:
+    async def _keeper_channel(self) -> Channel:
         async with self._connecting:
             if self._keeper is None or not self._keeper.open:
                 sock = await self._open("keeper.sock", spawn=False)
-                self._keeper = _Channel(sock, self._event, lambda: None)
+                self._keeper = Channel(sock, self._event, lambda: None)
                 await self._keeper.call("hello")
             return self._keeper
 
@@ -408,7 +221,7 @@ class RuntimeClient:
         for container_id, raw in states.items():
             for event in self._exits(container_id, raw):
                 self._deliver(event)
-        self.on_resync({container_id: _state(raw) for container_id, raw in states.items()})
+        self.on_resync({container_id: state_of(raw) for container_id, raw in states.items()})
 
     # -- events --------------------------------------------------------------------------------------
 
@@ -534,7 +347,7 @@ class RuntimeClient:
 
     async def states(self) -> dict[str, RuntimeState]:
         """Every container that the supervisor knows, unacknowledged exits included."""
-        return {container_id: _state(raw) for container_id, raw in (await self._states()).items()}
+        return {container_id: state_of(raw) for container_id, raw in (await self._states()).items()}
 
     # -- accounting: read by the daemon itself, so that a hundred samplers don't load the supervisor ------
 

@@ -32,6 +32,7 @@ if __name__ == "__main__":
 from daemon.cgroups import detect, open_cgroup
 from daemon.runtime import hardening, protocol, spawning  # noqa: F401 - spawning: loaded before the first start
 from daemon.runtime.children import Children
+from daemon.runtime.control import Control
 from daemon.runtime.keeper import option, raise_descriptor_limit
 from daemon.runtime.keeperlink import KeeperLink, KeeperLost
 from daemon.runtime.lifecycle import Lifecycle
@@ -64,6 +65,7 @@ class Supervisor:
             keeper=self._keeper,
             publish=self._publish,
         )
+        self._control = Control(self._life)
         self._recovery = Recovery(self._life)
         children.on_terminate = lambda: start(self._terminate())
         self._keeper.on_held = self._recovery.held
@@ -118,8 +120,10 @@ class Supervisor:
         op = message.get("op")
         if op == "start":
             return await life.start(message, fds[0] if fds else None)
-        if op in ("exec", "kill", "pause", "resume", "update", "resize", "delete"):
+        if op in ("exec", "delete"):
             return await getattr(life, op)(message)  # type: ignore[no-any-return]
+        if op in ("kill", "pause", "resume", "update", "resize"):
+            return await getattr(self._control, op)(message)  # type: ignore[no-any-return]
         if op == "states":
             known = life.containers.items()
             return {"states": {name: c.public() for name, c in known if c.phase != "starting"}}

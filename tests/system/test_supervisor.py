@@ -7,14 +7,16 @@ import asyncio
 import hashlib
 import os
 import shutil
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from daemon.runtime.client import LaunchFailed, LogSpec, NotRunning, Refused
-from tests.system.supervisor_rig import Rig, make_rootfs, process
+from daemon.runtime.client import SUPERVISOR, LaunchFailed, LogSpec, NotRunning, Refused, RuntimeClient
+from tests.system.supervisor_rig import Rig, make_rootfs, process, spec
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
@@ -355,3 +357,71 @@ async def test_memory_of_both_processes_together(rig: Rig) -> None:
     for number in range(20):
         await rig.run(f"c{number}", "sleep", "100")
     assert (resident() - one) / 20 < 300_000
+
+
+async def test_it_says_ready_to_systemd_and_sigterm_ends_both(tmp_path: Path) -> None:
+    exec_root = tmp_path / "run"
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(str(tmp_path / "notify"))
+    notify.settimeout(10)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", str(SUPERVISOR), "--exec-root", str(exec_root), "--cgroup-root", "pydrignotify",
+        env={"NOTIFY_SOCKET": str(tmp_path / "notify"), "PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert await asyncio.to_thread(notify.recv, 100) == b"READY=1"
+    notify.close()
+    client = RuntimeClient(exec_root, cgroup_root="pydrignotify")
+    await client.connect()
+    assert await client.states() == {}
+    await client.close()
+    keepers = [pid for pid in Path("/proc").iterdir() if is_child(pid, process.pid)]
+    assert len(keepers) == 1
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+    while keepers[0].exists():
+        await asyncio.sleep(0.01)
+
+
+def is_child(entry: Path, parent: int) -> bool:
+    try:
+        return (entry / "stat").read_text().rpartition(")")[2].split()[1] == str(parent)
+    except OSError:
+        return False
+
+
+async def test_a_second_supervisor_of_the_same_root_steps_back(rig: Rig) -> None:
+    second = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-S",
+        str(SUPERVISOR),
+        "--exec-root",
+        str(rig.exec_root),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, text = await asyncio.wait_for(second.communicate(), 10)
+    assert b"another one runs here" in text
+    await rig.run("c", "true")
+    assert (await rig.exit_of("c")).status == 0
+
+
+async def test_hooks_run_at_their_points(rig: Rig, tmp_path: Path) -> None:
+    config = spec(rig.rootfs, ["true"], f"/{rig.cgroup}/c")
+    kinds = ("prestart", "createRuntime", "poststart", "poststop")
+    note = tmp_path / "hooks"
+    config["hooks"] = {
+        kind: [{"path": "/bin/sh", "args": ["sh", "-c", f"echo {kind} >> {note}; cat >/dev/null"]}]
+        for kind in kinds
+    }
+    await rig.client.start(
+        "c", rig.bundle("c", config), log=None, open_stdin=False, stdin_once=False, tty=False
+    )
+    await rig.exit_of("c")
+    await rig.client.delete("c")
+    assert note.read_text().split() == list(kinds)
+    config["hooks"] = {"prestart": [{"path": "/bin/false"}]}
+    with pytest.raises(LaunchFailed, match="hook"):
+        await rig.client.start(
+            "d", rig.bundle("d", config), log=None, open_stdin=False, stdin_once=False, tty=False
+        )
+    await rig.client.delete("d")
