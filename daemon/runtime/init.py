@@ -152,7 +152,7 @@ def _become_init(plan: Plan, start: Start, stage: _Stage) -> None:
     stage.name = "setting up the process"
     if program.apparmor:
         process.set_apparmor(context.proc, program.apparmor)
-    _finish(program, start, stage, userns=userns, groups_allowed=True, plan=plan)
+    _finish(program, start, stage, userns=userns, plan=plan)
 
 
 def _execute(todo: list[operations.Operation], context: operations.Context, stage: _Stage) -> None:
@@ -227,7 +227,7 @@ def _become_exec(plan: ExecPlan, start: Start, stage: _Stage, init_pidfd: int) -
         stage.name = "opening the terminal"
         tty.take(_open_console(program, start.sync, None))
     stage.name = "setting up the process"
-    _finish(program, start, stage, userns=userns, groups_allowed=True, plan=None)
+    _finish(program, start, stage, userns=userns, plan=None)
 
 
 # -- both ------------------------------------------------------------------------------------------
@@ -309,15 +309,7 @@ def _write_at(directory: int, path: str, value: bytes) -> None:
         os.close(fd)
 
 
-def _finish(
-    program: ProcessPlan,
-    start: Start,
-    stage: _Stage,
-    *,
-    userns: bool,
-    groups_allowed: bool,
-    plan: Plan | None,
-) -> None:
+def _finish(program: ProcessPlan, start: Start, stage: _Stage, *, userns: bool, plan: Plan | None) -> None:
     """The steps that init and exec have in common, up to execve."""
     if not userns:
         program.set_limits()
@@ -326,7 +318,7 @@ def _finish(
     _close_descriptors(start)
     program.enter_directory()
     process.own_standard_streams(program.uid)
-    program.restrict(groups_allowed=groups_allowed)
+    program.restrict()
     program.enter_directory(again=True)
     program.complete_environment()
     path = program.find_executable()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from daemon.runtime.spec import Object
 
 DEFAULT_UMASK = 0o022
+_EXEC_FAILED = 255
 _UNSUPPORTED = ("execCPUAffinity", "selinuxLabel")
 _ESCAPE = (
     "current working directory is outside of container mount namespace root -- possible container breakout"
@@ -105,7 +106,7 @@ class ProcessPlan:
         for _, number, soft, hard in self.limits:
             resource.prlimit(pid, number, (soft, hard))
 
-    def restrict(self, *, groups_allowed: bool) -> None:
+    def restrict(self) -> None:
         """From no_new_privs to the final capability sets."""
         if self.no_new_privs:
             sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)
@@ -114,8 +115,7 @@ class ProcessPlan:
         if self.capabilities:
             self.capabilities.drop_bounding()
             sc.prctl(sc.PR_SET_KEEPCAPS, 1)
-        if groups_allowed:
-            os.setgroups(self.groups)
+        os.setgroups(self.groups)
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
         if self.capabilities:
@@ -164,11 +164,16 @@ class ProcessPlan:
         raise _not_executable(name, "executable file not found in $PATH", 2)
 
     def execute(self, path: bytes) -> None:
-        """Never returns."""
+        """Never returns.
+
+        What the look-up let pass and the kernel refuses (no format it knows, a script's interpreter that is not
+        there) is the program's failure to Docker, not the start's: a line on its standard error, and 255.
+        """
         try:
             os.execve(path, self.arguments, self.environment)
         except OSError as error:
-            raise _not_executable(path, _text(error), error.errno or 0) from None
+            os.write(2, b"exec " + path + b": " + _text(error).encode() + b"\n")
+            os._exit(_EXEC_FAILED)
 
 
 def own_standard_streams(uid: int) -> None:

@@ -73,13 +73,12 @@ def test_life_from_create_to_delete(bundle: Bundle) -> None:
     assert not cgroups_of(bundle)
 
 
-def test_start_tells_when_the_program_cannot_be_executed(bundle: Bundle) -> None:
-    (bundle.root / "garbage").write_bytes(b"\x01\x02")
-    (bundle.root / "garbage").chmod(0o755)
-    bundle.configure("/garbage")
+def test_start_tells_when_a_hook_keeps_the_program_from_running(bundle: Bundle) -> None:
+    bundle.spec["hooks"] = {"startContainer": [{"path": "/bin/false", "args": ["false"]}]}
+    bundle.configure("true")
     assert quiet(bundle, "create", "c") == 0
-    assert "exec format error" in bundle.command("start", "c").stderr
-    bundle.command("delete", "-f", "c")
+    assert "startContainer hook /bin/false: exit status 1" in bundle.command("start", "c").stderr
+    assert quiet(bundle, "delete", "c") == 0
 
 
 @pytest.mark.parametrize("arguments", [["nosuch"], ["/etc/passwd"]])

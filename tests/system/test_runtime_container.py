@@ -282,12 +282,15 @@ def test_personality_and_priorities(bundle: Bundle) -> None:
         (["/nosuch"], 127, 'exec: "/nosuch": stat /nosuch: no such file or directory'),
         (["/etc"], 126, 'exec: "/etc": is a directory: permission denied'),
         (["/etc/passwd"], 126, 'exec: "/etc/passwd": permission denied'),
-        (["/garbage"], 126, 'exec: "/garbage": exec format error'),
+        (["/garbage"], 255, "exec /garbage: exec format error"),
+        (["/script"], 255, "exec /script: no such file or directory"),
     ],
 )
 def test_what_cannot_be_executed(bundle: Bundle, arguments: list[str], code: int, text: str) -> None:
     (bundle.root / "garbage").write_bytes(b"\x01\x02")
     (bundle.root / "garbage").chmod(0o755)
+    (bundle.root / "script").write_text("#!/no/such/interpreter\n")
+    (bundle.root / "script").chmod(0o755)
     ran = bundle.run(*arguments)
     assert (ran.code, text in ran.errors) == (code, True), ran
     assert bundle.command("list", "-q").stdout == ""
