@@ -13,7 +13,8 @@ Who survives whom
                                   keeps duplicates of, and hands over its duplicates of the stdio: logs go on
                                   without a gap (journal.py), attached clients are dropped
 
-Run as `python -I -S keeper.py --listen-fd N [--journal-fd N]`. The standard library only, and little of it.
+Run as `python -I -S keeper.py --socket PATH --listen-fd N [--journal-fd N]`. The standard library only,
+and little of it.
 """
 
 from __future__ import annotations

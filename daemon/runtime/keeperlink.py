@@ -90,7 +90,7 @@ class KeeperLink:
         inherited = {"--listen-fd": os.dup(self._listener.fileno())}
         if self._journal is not None:
             inherited["--journal-fd"] = os.dup(self._journal)
-        argv = [sys.executable, "-I", "-S", KEEPER]
+        argv = [sys.executable, "-I", "-S", KEEPER, "--socket", self._path]  # the path is for readers of `ps`
         for name, fd in inherited.items():
             os.set_inheritable(fd, True)
             argv += [name, str(fd)]
