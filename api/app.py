@@ -44,7 +44,7 @@ def create_app(engine: Engine) -> ASGIApp:
 def add(api: FastAPI, operation: Operation) -> None:
     """The route carries the operation's ID as its name; api.openapi finds the rest by it."""
     api.add_api_route(
-        operation.path,
+        operation.path.replace("/containers/{id}", "/containers/{id:path}"),  # `parent/alias` of a link
         _endpoint(operation.handler),
         methods=[operation.method],
         name=operation.id,

@@ -10,6 +10,7 @@ from daemon.containers.context import Context
 from daemon.containers.merge import merged
 from daemon.containers.model import Container
 from daemon.containers.wire import Config
+from daemon.runtime.client import NotRunning
 from storage.errors import Conflict, PydError
 
 
@@ -63,9 +64,13 @@ async def _frozen(ctx: Context, container: Container, pause: bool) -> AsyncItera
     async with container.lock:
         freeze = container.state.status == "running"
         if freeze:
-            await ctx.runtime.pause(container.id)
+            try:
+                await ctx.runtime.pause(container.id)
+            except NotRunning:  # it has ended by itself: nothing moves any more
+                freeze = False
         try:
             yield
         finally:
             if freeze:
-                await ctx.runtime.resume(container.id)
+                with contextlib.suppress(NotRunning):  # killed while frozen
+                    await ctx.runtime.resume(container.id)

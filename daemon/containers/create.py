@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from daemon import scaffold
 from daemon.clock import now_ns
-from daemon.containers import defaults, merge, mounts, names, populate, validate
+from daemon.containers import defaults, links, merge, mounts, names, populate, validate
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.containers.spec import devices, security
@@ -33,6 +34,7 @@ async def create(
     merged = merge.merged(config, image.container_config if image else {})
     argv = merge.command_line(merged)
     host = defaults.host_config(asked, ctx.config, cgroups_v2=ctx.cgroups_v2)
+    host["Links"] = links.resolved(host, ctx.registry)
     container = Container(
         id=names.new_id(),
         name=names.checked(name) if name else _free_name(ctx),
@@ -67,8 +69,6 @@ def _warnings(asked: HostConfig) -> list[str]:
         found.append("SELinux is not used by this engine; --security-opt label has no effect.")
     if options.apparmor not in ("", "unconfined") and not _apparmor():
         found.append("AppArmor is not enabled on this system; --security-opt apparmor has no effect.")
-    if asked.get("DeviceRequests"):
-        raise InvalidArgument('could not select device driver "" with capabilities: [[gpu]]')
     devices.user_devices(HostConfig(Devices=[]))
     return found
 
@@ -122,6 +122,7 @@ async def _make(ctx: Context, container: Container) -> None:
     try:
         ctx.snapshots.prepare(container.id, container.layers[0] if container.layers else None)
         prepared = True
+        (ctx.snapshots.layer_dir(container.id) / scaffold.MARK).touch(mode=0o755)
         container.mounts = await mounts.settle(container, ctx.registry, ctx.volumes)
         ctx.config.container_dir(container.id).mkdir(mode=0o710, parents=True)
         await populate.volumes(ctx, container)

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any
 
-from daemon.containers import merge
+from daemon.containers import links, merge
 from daemon.containers.context import Context
 from daemon.containers.detach import detach_keys
 from daemon.containers.model import Container
@@ -102,6 +102,8 @@ class Execs:
     ) -> None:
         """Returns once the process executes; its output goes to `client` through the keeper.
 
+        `tty` is the start request's: it alone decides whether the stream is framed, as in dockerd.
+
         Raises InvalidArgument (not found: exit code 127, not executable: 126), Conflict.
         """
         run = self.check_start(exec_id)
@@ -119,7 +121,7 @@ class Execs:
                     stdout=wants["Stdout"],
                     stderr=wants["Stderr"],
                     tty=run.tty,
-                    framed=not run.tty,
+                    framed=not tty,
                     detach_keys=detach_keys(run.config.get("DetachKeys")),
                     early=early,
                 )
@@ -145,7 +147,10 @@ class Execs:
         groups = tuple(container.host.get("GroupAdd") or ()) if not config.get("User") else ()
         identity = await self._ctx.users.identity(container, user, groups)
         base = merge.environment(
-            container.config, hostname=hostname_of(container, self._ctx.registry), home=identity.home
+            container.config,
+            hostname=hostname_of(container, self._ctx.registry),
+            home=identity.home,
+            linked=links.environment(container, self._ctx.registry),
         )
         if run.tty and not any(e.startswith("TERM=") for e in base):
             base.insert(2, "TERM=xterm")

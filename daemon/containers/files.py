@@ -13,8 +13,9 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from typing import Any, BinaryIO
 
+from daemon import scaffold
 from daemon.clock import rfc3339
-from daemon.containers import rootview
+from daemon.containers import mountview, rootview
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.images.transfer.compression import Decompressed
@@ -27,7 +28,7 @@ CHUNK = 1 << 18
 
 async def changes(ctx: Context, ref: str) -> list[dict[str, Any]] | None:
     container = ctx.registry.find(ref)
-    found = await asyncio.to_thread(ctx.snapshots.changes, container.id)
+    found = scaffold.without(await asyncio.to_thread(ctx.snapshots.changes, container.id))
     return [{"Path": c.path, "Kind": int(c.kind)} for c in found] or None
 
 
@@ -93,7 +94,7 @@ def _missing(container: Container, path: str) -> NotFound:
 
 
 def _stat(ctx: Context, container: Container, path: str) -> dict[str, Any]:
-    with rootview.root_of(container, ctx.snapshots) as fd, Root(fd) as root:
+    with mountview.root_of(container, ctx.snapshots) as fd, Root(fd) as root:
         try:
             found = root.stat(path) if path.endswith(("/", "/.")) else root.lstat(path)
             link = ""
@@ -142,7 +143,7 @@ async def get(ctx: Context, ref: str, path: str) -> tuple[dict[str, Any], AsyncI
     name = "." if path.endswith("/.") else posixpath.basename(posixpath.normpath(path)) or "/"
 
     def write(out: BinaryIO) -> None:
-        with rootview.root_of(container, ctx.snapshots) as fd:
+        with mountview.root_of(container, ctx.snapshots) as fd:
             create(out, fd, path, name="" if name == "." else name)
 
     ctx.publish(container, "archive-path")
@@ -160,11 +161,7 @@ async def put(
 ) -> None:
     """Unpack a tar into a directory of the container. Raises NotFound, InvalidArgument, Conflict (read-only)."""
     container = _with_path(ctx, ref, path)
-    if container.host.get("ReadonlyRootfs") and not any(
-        p.writable and (path == p.destination or path.startswith(f"{p.destination}/"))
-        for p in container.mounts
-    ):
-        raise InvalidArgument("container rootfs is marked read-only")
+    _check_writable(container, path)
     owner = None
     if copy_owner and container.config.get("User"):
         identity = await ctx.users.identity(container, container.config["User"], ())
@@ -178,8 +175,21 @@ async def put(
     ctx.publish(container, "extract-to-dir")
 
 
+def _check_writable(container: Container, path: str) -> None:
+    """What is certain before the path is resolved; the kernel refuses the rest."""
+    inside = posixpath.normpath(posixpath.join("/", path))
+    holding = [
+        p for p in container.mounts if inside == p.destination or inside.startswith(f"{p.destination}/")
+    ]
+    point = max(holding, key=lambda p: len(p.destination), default=None)
+    if point is not None and point.type != "tmpfs" and not point.writable:
+        raise InvalidArgument("mounted volume is marked read-only")
+    if point is None and container.host.get("ReadonlyRootfs"):
+        raise InvalidArgument("container rootfs is marked read-only")
+
+
 def _unpack(ctx: Context, container: Container, path: str, source: Readable, options: ExtractOptions) -> None:
-    with rootview.root_of(container, ctx.snapshots, writable=True) as fd:
+    with mountview.root_of(container, ctx.snapshots, writable=True) as fd:
         with Root(fd) as root:
             try:
                 found = root.stat(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from daemon.containers import show
+from daemon.containers import links, show
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from storage.errors import InvalidArgument, NotFound, PydError
@@ -46,7 +46,10 @@ async def listed(
         chosen = [c for c in chosen if c.state.running]
     if limit > 0:
         chosen = chosen[:limit]
-    return [show.row(ctx, c, await show.sizes(ctx, c) if size else None) for c in chosen]
+    aliases = links.aliases(ctx.registry)
+    return [
+        show.row(ctx, c, await show.sizes(ctx, c) if size else None, aliases.get(c.id, ())) for c in chosen
+    ]
 
 
 def check(filters: Filters, accepted: frozenset[str] = ACCEPTED) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from daemon.containers.wire import Config
@@ -76,11 +77,12 @@ def command_line(config: Config) -> list[str]:
     return argv
 
 
-def environment(config: Config, *, hostname: str, home: str) -> list[str]:
-    """The process's variables: Docker's defaults first, the configuration's over them."""
+def environment(config: Config, *, hostname: str, home: str, linked: Sequence[str] = ()) -> list[str]:
+    """The process's variables: Docker's defaults first, then those of links, the configuration's over them."""
     defaults = [DEFAULT_PATH, f"HOSTNAME={hostname}"]
     if config.get("Tty"):
         defaults.append("TERM=xterm")
+    defaults += linked
     return replaced_environment(defaults, config.get("Env") or [], home)
 
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from daemon.containers import links
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.containers.surroundings import hostname_of
@@ -77,7 +78,9 @@ def _name(ctx: Context, network: str) -> str:
 
 def _check_not_removed(container: Container) -> None:
     if container.removing or container.state.dead:
-        raise Conflict(f"container {container.id} is marked for removal and cannot be connected or disconnected")
+        raise Conflict(
+            f"container {container.id} is marked for removal and cannot be connected or disconnected"
+        )
 
 
 # -- running
@@ -216,13 +219,11 @@ def texts(files: EtcFiles) -> dict[str, str]:
 
 
 def _links(ctx: Context, container: Container) -> list[tuple[str, list[str]]]:
-    links: list[tuple[str, list[str]]] = []
-    for link in container.host.get("Links") or []:
-        ref, _, alias = link.partition(":")
-        other = ctx.registry.find(ref)
+    found: list[tuple[str, list[str]]] = []
+    for other, alias in links.of(container, ctx.registry):
         if not other.state.alive:
             raise Conflict(
-                f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias or ref}"
+                f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias}"
             )
-        links.append((other.id, [alias or other.name, other.short_id, other.name]))
-    return links
+        found.append((other.id, [alias, other.short_id, other.name]))
+    return found

@@ -50,12 +50,24 @@ class Registry:
         named = self._names.get(ref.removeprefix("/"))
         if named:
             return self._by_id[named]
+        if "/" in ref.strip("/"):
+            return self._linked(ref)
         found = [c for key, c in self._by_id.items() if key.startswith(ref)]
         if len(found) > 1:
             raise InvalidArgument(f"multiple IDs found with provided prefix: {ref}")
         if not found:
             raise NotFound(f"No such container: {ref}")
         return found[0]
+
+    def _linked(self, ref: str) -> Container:
+        """The container that `PARENT/ALIAS` names by a link of PARENT's."""
+        parent, _, alias = ref.removeprefix("/").rpartition("/")
+        holder = self._by_id.get(self._names.get(parent, parent))
+        for link in (holder.host.get("Links") or []) if holder else ():
+            child, _, name = link.partition(":")
+            if name.rpartition("/")[2] == alias and child in self._by_id:
+                return self._by_id[child]
+        raise NotFound(f"No such container: {ref}")
 
     def reserve(self, name: str, container_id: str) -> None:
         """Take a name for a container to be. Raises Conflict with Docker's text."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 
-from daemon.containers import exits, stop
+from daemon.containers import exits, links, stop
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from storage.errors import Conflict, NotFound, PydError
@@ -13,9 +13,10 @@ from storage.errors import Conflict, NotFound, PydError
 
 async def remove(ctx: Context, ref: str, *, force: bool, volumes: bool, link: bool) -> None:
     """Raises NotFound, Conflict (running without force, or being removed already)."""
-    container = ctx.registry.find(ref)
     if link:
-        raise Conflict(f"Cannot get parent / for name /{container.name}: legacy links are not supported")
+        await links.remove(ctx, ref)
+        return
+    container = ctx.registry.find(ref)
     if container.removing:
         raise Conflict(f"removal of container {ref} is already in progress")
     _check_state(container, ref, force)
@@ -54,6 +55,7 @@ async def discard(ctx: Context, container: Container) -> None:
 async def discard_locked(ctx: Context, container: Container, *, volumes: bool = True) -> None:
     container.removing = True
     container.state.status = "removing"
+    exits.cancel_restart(container)
     await ctx.registry.drop(container)
     try:
         ctx.snapshots.remove(container.id)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections.abc import Sequence
 from typing import Any
 
 from daemon.clock import SECOND, now_ns, rfc3339
-from daemon.containers import defaults
+from daemon.containers import defaults, links
 from daemon.containers.context import Context
 from daemon.containers.logs.options import log_path
 from daemon.containers.model import Container
@@ -98,10 +99,12 @@ def networks(ctx: Context, container: Container) -> dict[str, Any]:
     return shown
 
 
-def row(ctx: Context, container: Container, sizes: tuple[int, int] | None) -> dict[str, Any]:
+def row(
+    ctx: Context, container: Container, sizes: tuple[int, int] | None, further_names: Sequence[str] = ()
+) -> dict[str, Any]:
     result: dict[str, Any] = {
         "Id": container.id,
-        "Names": [f"/{container.name}"],
+        "Names": [f"/{container.name}", *further_names],
         "Image": shown_image(ctx, container),
         "ImageID": container.image_id,
         "Command": command_text(container),
@@ -168,7 +171,7 @@ async def inspect(ctx: Context, ref: str, *, size: bool) -> dict[str, Any]:
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": sorted(container.execs) or None,
-        "HostConfig": container.host,
+        "HostConfig": {**container.host, "Links": links.shown(container, ctx.registry)},
         "GraphDriver": _graph_driver(ctx, container),
     }
     if size:

@@ -12,11 +12,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from daemon.containers import exits, health, hostmounts, mounts, networks, remove
+from daemon.containers import exits, health, hostmounts, links, mounts, networks, remove
 from daemon.containers.context import Context
 from daemon.containers.logs.options import log_spec
 from daemon.containers.model import Container
-from daemon.containers.spec import build
+from daemon.containers.spec import build, cdi
 from daemon.containers.spec.build import Surroundings
 from daemon.containers.surroundings import (
     foreign_root,
@@ -80,6 +80,9 @@ async def _launch(ctx: Context, container: Container) -> None:
     attachment = await connecting
     _write_etc(ctx, container, around)
     spec = build.build(container, around, ctx.config)
+    requests = container.host.get("DeviceRequests")
+    if requests:
+        await asyncio.to_thread(cdi.apply_requests, spec, requests, ctx.config.cdi_spec_dirs)
     mounts.ensure_bind_sources(container.mounts)
     _write_bundle(bundle, spec)
     started = await ctx.runtime.start(
@@ -151,6 +154,7 @@ async def _look_around(ctx: Context, container: Container) -> Surroundings:
         etc={f"/etc/{name}": str(directory / name) for name in ("resolv.conf", "hostname", "hosts")},
         joined=joined,
         shm=shared_memory(container, ctx.registry, ctx.config),
+        linked=links.environment(container, ctx.registry),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,8 @@ class Surroundings:
     """OCI namespace type → path to join; `host` leaves the namespace out."""
     shm: str | None = None
     """Host directory to bind at /dev/shm (shared or host IPC); None gives a tmpfs of its own."""
+    linked: Sequence[str] = ()
+    """Variables that tell of linked containers."""
     volumes: dict[str, str] = field(default_factory=dict)
     """Destination → actual host path to bind, where it isn't the mount point's source."""
 
@@ -88,7 +91,9 @@ def _process(container: Container, around: Surroundings, config: DaemonConfig) -
         "terminal": container.tty,
         "user": around.identity.as_oci(),
         "args": argv,
-        "env": environment(container.config, hostname=around.hostname, home=around.identity.home),
+        "env": environment(
+            container.config, hostname=around.hostname, home=around.identity.home, linked=around.linked
+        ),
         "cwd": container.config.get("WorkingDir") or "/",
         "rlimits": rlimits(container, config),
         "oomScoreAdj": container.host.get("OomScoreAdj") or 0,

@@ -19,7 +19,8 @@ from typing import Any
 
 from daemon.images.transfer.compression import Decompressed
 from daemon.images.transfer.ingest import PIECE, WorkerStore, ingest
-from storage.archive import Entry, EntryType, TarReader, TarWriter, write_layer
+from daemon.scaffold import is_users
+from storage.archive import CreateOptions, Entry, EntryType, TarReader, TarWriter, write_layer
 from storage.disk import no_space
 from storage.errors import DataCorrupted, NotFound
 from storage.streams import Readable
@@ -28,6 +29,7 @@ Report = Callable[[dict[str, Any]], None]
 LARGEST_DOCUMENT = 8 << 20
 MOST_LINKS = 8
 INTERVAL = 0.1
+_COMMITTED = CreateOptions(select=is_users)
 
 
 class Archives:
@@ -99,7 +101,7 @@ class Archives:
         """A container's changes as a layer: its upper directory into an archive and back."""
 
         def work() -> dict[str, Any]:
-            with Produced(lambda out: write_layer(out, Path(upper))) as source:
+            with Produced(lambda out: write_layer(out, Path(upper), options=_COMMITTED)) as source:
                 return ingest(source, Path(directory), self._store).fields()
 
         return await asyncio.to_thread(work)

@@ -1,0 +1,129 @@
+"""A stopped container's tree with its volumes and binds in place, for `docker cp`.
+
+A running container's root shows its mounts by itself. For a stopped one they are put together in a mount
+namespace of one thread (unshare(2) works on a thread, not on the process), which goes with the thread:
+no mount is ever to be seen on the host, and nothing is left whatever kills the daemon. Mount points are
+opened with RESOLVE_IN_ROOT, so that a symlink in the container cannot lead a mount elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from daemon.containers import rootview
+from daemon.containers.model import Container, MountPoint
+from daemon.runtime import inroot, syscalls
+from storage.snapshots import OverlayMount, Snapshotter
+
+
+@contextmanager
+def root_of(container: Container, snapshots: Snapshotter, *, writable: bool = False) -> Iterator[int]:
+    """As `rootview.root_of`, with mounts. Blocking: use it in a thread."""
+    points = [p for p in container.mounts if p.type in ("bind", "volume") and os.path.lexists(p.source)]
+    if not points or (container.state.alive and container.state.pid):
+        with rootview.root_of(container, snapshots, writable=writable) as fd:
+            yield fd
+        return
+    view = _View(snapshots.overlay(container.id), points, writable)
+    view.start()
+    try:
+        yield view.root()
+    finally:
+        view.leave()
+
+
+class _View(threading.Thread):
+    """Holds the mount namespace from `start` to `leave`."""
+
+    def __init__(self, tree: OverlayMount, points: list[MountPoint], writable: bool) -> None:
+        super().__init__(name="mount view", daemon=True)
+        self._tree, self._points, self._writable = tree, points, writable
+        self._made, self._done = threading.Event(), threading.Event()
+        self._fd = -1
+        self._error: BaseException | None = None
+
+    def root(self) -> int:
+        """The descriptor of the root, valid until `leave`."""
+        self._made.wait()
+        if self._error is not None:
+            raise self._error
+        return self._fd
+
+    def leave(self) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        try:
+            self._fd = self._make()
+        except BaseException as error:
+            self._error = error
+        self._made.set()
+        self._done.wait()
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def _make(self) -> int:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount(None, b"/", None, syscalls.MS_REC | syscalls.MS_SLAVE, None)
+        sources = [_source(point) for point in self._points]
+        try:
+            root = self._mounted_root()
+            for point, source in zip(self._points, sources, strict=True):
+                target = _target(root, point, source)
+                _move(source, target)
+                os.close(target)
+            return root
+        finally:
+            for source in sources:
+                os.close(source)
+
+    def _mounted_root(self) -> int:
+        """The tree, mounted over a directory of its own: only a mount in a namespace takes mounts."""
+        place = self._tree.plain or self._tree.upper
+        assert place is not None
+        if self._tree.plain is not None:
+            tree = syscalls.open_tree(syscalls.AT_FDCWD, os.fsencode(place), syscalls.OPEN_TREE_CLONE)
+        else:
+            tree = rootview.open_tree(self._tree, writable=self._writable or self._lacks_points())
+        over = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        _move(tree, over)
+        os.close(over)
+        return tree
+
+    def _lacks_points(self) -> bool:
+        """Whether a mount point is missing, as before the first start: it must be made, in the layer."""
+        tree = rootview.open_tree(self._tree, writable=False)
+        try:
+            for point in self._points:
+                os.close(rootview.open_in(tree, point.destination, os.O_PATH))
+        except OSError:
+            return True
+        finally:
+            os.close(tree)
+        return False
+
+
+def _source(point: MountPoint) -> int:
+    flags = syscalls.OPEN_TREE_CLONE | (0 if point.non_recursive else syscalls.AT_RECURSIVE)
+    tree = syscalls.open_tree(syscalls.AT_FDCWD, os.fsencode(point.source), flags)
+    if not point.writable:
+        with suppress(OSError):  # a mount below that may not be changed is refused to writers all the same
+            attributes = syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
+            syscalls.mount_setattr(tree, b"", attributes, set_=syscalls.MOUNT_ATTR_RDONLY)
+    return tree
+
+
+def _target(root: int, point: MountPoint, source: int) -> int:
+    if stat.S_ISDIR(os.fstat(source).st_mode):
+        return inroot.make_directory(root, point.destination)
+    return inroot.make_file(root, point.destination)
+
+
+def _move(tree: int, target: int) -> None:
+    flags = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
+    syscalls.move_mount(tree, b"", target, b"", flags)
