@@ -196,3 +196,30 @@ def ensure_bind_sources(points: list[MountPoint]) -> None:
     for point in points:
         if point.type == "bind" and not os.path.lexists(point.source):
             Path(point.source).mkdir(parents=True, exist_ok=True)
+
+
+def check_propagation(points: list[MountPoint]) -> None:
+    """What is to be shared with the host must be shared there. Raises InvalidArgument (moby ensureShared)."""
+    for point in points:
+        kind = point.propagation.removeprefix("r")
+        if kind not in ("shared", "slave"):
+            continue
+        place, tags = _mount_of(os.path.realpath(point.source))
+        if "shared" in tags or (kind == "slave" and "master" in tags):
+            continue
+        what = "a shared mount" if kind == "shared" else "a shared or slave mount"
+        raise InvalidArgument(f"path {point.source} is mounted on {place} but it is not {what}")
+
+
+def _mount_of(path: str) -> tuple[str, set[str]]:
+    """Where the mount that holds `path` is, and its propagation (`shared`, `master`): proc_pid_mountinfo(5)."""
+    best, tags = "", set[str]()
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            fields = line.split(" ")
+            place = fields[4].encode().decode("unicode_escape")
+            inside = path == place or path.startswith(place.rstrip("/") + "/")
+            if inside and len(place) >= len(best):
+                optional = fields[6 : fields.index("-")]
+                best, tags = place, {each.partition(":")[0] for each in optional}
+    return best, tags

@@ -84,6 +84,7 @@ async def _launch(ctx: Context, container: Container) -> None:
     if requests:
         await asyncio.to_thread(cdi.apply_requests, spec, requests, ctx.config.cdi_spec_dirs)
     mounts.ensure_bind_sources(container.mounts)
+    mounts.check_propagation(container.mounts)
     _write_bundle(bundle, spec)
     started = await ctx.runtime.start(
         container.id,

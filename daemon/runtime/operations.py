@@ -40,12 +40,13 @@ MOVE = sc.MOVE_MOUNT_F_EMPTY_PATH | sc.MOVE_MOUNT_T_EMPTY_PATH
 class Context:
     """What init's operations share. Descriptors are -1 until the operation that opens them has run."""
 
-    __slots__ = ("devpts", "mask", "null", "proc", "root", "sources")
+    __slots__ = ("devpts", "mask", "null", "proc", "root", "shared", "sources")
 
     def __init__(self, sources: dict[int, int]) -> None:
         self.root = self.proc = self.null = self.devpts = self.mask = -1
         self.sources = sources
-        """Operation's id() -> tree that the parent opened for it (user namespaces only)."""
+        """Operation's id() -> tree that was opened for it: by the parent (user namespaces), or by OpenShared."""
+        self.shared: set[int] = set()
 
 
 def new_filesystem(kind: bytes, parameters: list[tuple[bytes, bytes | None]], attributes: int) -> int:
@@ -117,6 +118,24 @@ class SetPropagation:
     def describe(self) -> str:
         names = {value: name for name, (value, _) in options.PROPAGATION.items()}
         return f"make all mounts {names[self.propagation]}"
+
+
+class OpenShared:
+    """Open the source of a shared bind while the host's mounts still are peers: mounts made on either side
+    then appear on the other, which is what `shared` means."""
+
+    __slots__ = ("bind",)
+
+    def __init__(self, bind: BindMount) -> None:
+        self.bind = bind
+
+    def execute(self, context: Context) -> None:
+        if id(self.bind) not in context.sources:  # in a user namespace there are no peers
+            context.sources[id(self.bind)] = self.bind.open_source()
+            context.shared.add(id(self.bind))
+
+    def describe(self) -> str:
+        return f"open {self.bind.source} as a peer of the host's mount"
 
 
 class OverlayRoot:
@@ -241,6 +260,10 @@ class BindMount:
     def __init__(self, source: str, destination: str, wanted: MountOptions) -> None:
         self.source, self.destination, self.options = source, destination, wanted
 
+    @property
+    def shared(self) -> bool:
+        return any(propagation == sc.MS_SHARED for propagation, _ in self.options.propagation)
+
     def open_source(self) -> int:
         recursive = sc.AT_RECURSIVE if self.options.recursive else 0
         return sc.open_tree(sc.AT_FDCWD, os.fsencode(self.source), sc.OPEN_TREE_CLONE | recursive)
@@ -249,7 +272,7 @@ class BindMount:
         tree = context.sources.get(id(self), -1)
         if tree < 0:
             tree = self.open_source()
-        else:
+        elif id(self) not in context.shared:
             sc.mount_setattr(tree, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE, propagation=sc.MS_SLAVE)
         if stat.S_ISDIR(os.fstat(tree).st_mode):
             target = inroot.make_directory(context.root, self.destination)

@@ -61,11 +61,13 @@ def plan(spec: Object, namespaces: Namespaces, bundle: str, *, pivot: bool = Tru
     linux = get_object(spec, "linux", "linux")
     root = get_object(spec, "root", "root")
     result = RootPlan()
-    result.early = [ops.SetPropagation(_root_propagation(linux)), _root(root, bundle), ops.OpenProc()]
-    result.early += [
+    mounts = [
         _mount(entry, index, bundle, namespaces)
         for index, entry in enumerate(get_objects(spec, "mounts", "mounts"))
     ]
+    result.early = [ops.OpenShared(bind) for bind in mounts if isinstance(bind, ops.BindMount) and bind.shared]
+    result.early += [ops.SetPropagation(_root_propagation(linux)), _root(root, bundle), ops.OpenProc()]
+    result.early += mounts
     userns = namespaces.has("user")
     result.early += devices.plan(linux, bind=userns)
     _defer_cgroups(result)
@@ -73,8 +75,10 @@ def plan(spec: Object, namespaces: Namespaces, bundle: str, *, pivot: bool = Tru
     result.closing.append(MakeWorkingDirectory(get_path(process, "cwd", "process.cwd")))
     result.closing += [ops.ReadonlyPath(path) for path in _paths(linux, "readonlyPaths")]
     result.closing += [ops.MaskedPath(path) for path in _paths(linux, "maskedPaths")]
-    result.closing += _root_attributes(root, linux)
+    if get_bool(root, "readonly", "root.readonly"):
+        result.closing.append(ops.ReadonlyRoot())
     result.closing.append(ops.PivotRoot() if pivot else ops.MoveRoot())
+    result.closing += _propagation(linux)  # pivot_root(2) refuses a shared root
     return result
 
 
@@ -86,14 +90,9 @@ def _root_propagation(linux: Object) -> int:
     return sc.MS_PRIVATE if name == "private" else sc.MS_SLAVE
 
 
-def _root_attributes(root: Object, linux: Object) -> list[Operation]:
-    operations: list[Operation] = []
-    if get_bool(root, "readonly", "root.readonly"):
-        operations.append(ops.ReadonlyRoot())
+def _propagation(linux: Object) -> list[Operation]:
     name = get_string(linux, "rootfsPropagation", "linux.rootfsPropagation").removeprefix("r")
-    if name in ("shared", "unbindable"):
-        operations.append(ops.RootPropagation(_PROPAGATION[name]))
-    return operations
+    return [ops.RootPropagation(_PROPAGATION[name])] if name in ("shared", "unbindable") else []
 
 
 def _root(root: Object, bundle: str) -> Operation:
