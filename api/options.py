@@ -50,6 +50,10 @@ def _path(value: Any) -> Path:
     return Path(_text(value)).absolute()
 
 
+def _paths(value: Any) -> tuple[Path, ...]:
+    return tuple(Path(member).absolute() for member in _texts(value))
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError("must be a list of strings")
@@ -143,6 +147,7 @@ OPTIONS = (
     Option("ip_forward", "ip-forward", _bool),
     Option("log_driver", "log-driver", _text),
     Option("log_opts", "log-opts", _pairs, "log-opt", True),
+    Option("cdi_spec_dirs", "cdi-spec-dirs", _paths, "cdi-spec-dir", True, help="where CDI specs lie"),
     Option("default_ulimits", "default-ulimits", _ulimits, "default-ulimit", True),
     Option("default_shm_size", "default-shm-size", _bytes),
     Option("default_cgroupns_mode", "default-cgroupns-mode", _text),
@@ -153,6 +158,7 @@ OPTIONS = (
     Option("max_concurrent_downloads", "max-concurrent-downloads", _int),
     Option("max_concurrent_uploads", "max-concurrent-uploads", _int),
     Option("shutdown_timeout", "shutdown-timeout", _int),
+    Option("live_restore", "live-restore", _bool, help="default true; =false stops containers at the end"),
     Option("seccomp_profile", "seccomp-profile", _path),
     Option("no_new_privileges", "no-new-privileges", _bool),
     Option("tls", "tls", _bool),
@@ -163,7 +169,6 @@ OPTIONS = (
 )
 
 ACCEPTED = {
-    "live-restore": "always so: containers outlive the daemon",
     "storage-driver": "overlay2 is what pyd has",
     "iptables": "pyd's firewall is nftables",
     "ip6tables": "pyd's firewall is nftables",

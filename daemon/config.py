@@ -42,6 +42,7 @@ class DaemonConfig:
     ip_forward: bool = True
     log_driver: str = "json-file"
     log_opts: dict[str, str] = field(default_factory=dict)
+    cdi_spec_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
     default_ulimits: dict[str, tuple[int, int]] = field(default_factory=dict)
     default_shm_size: int = 64 << 20
     default_cgroupns_mode: str = "private"
@@ -52,6 +53,8 @@ class DaemonConfig:
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     shutdown_timeout: int = 15
+    live_restore: bool = True
+    """False stops all containers when the daemon is told to end, as dockerd does unless asked otherwise."""
     seccomp_profile: Path | None = None
     no_new_privileges: bool = False
     tls: bool = False

@@ -17,6 +17,7 @@ from daemon.config import DaemonConfig
 from daemon.containers import exits, probe, stop
 from daemon.containers.context import Context
 from daemon.containers.execs import Execs
+from daemon.containers.model import Container
 from daemon.containers.reconcile import reconcile
 from daemon.containers.registry import Registry
 from daemon.containers.service import Containers
@@ -99,8 +100,10 @@ class Engine:
             await asyncio.sleep(0.5)
 
     async def close(self) -> None:
-        """Stop serving; containers, their logs and their networks go on without us."""
+        """Stop serving; containers, their logs and their networks go on without us (unless told otherwise)."""
         self.ctx.closing = True
+        if not self.config.live_restore:
+            await self._stop_all()
         for task in tuple(self.ctx.tasks):
             task.cancel()
         await asyncio.gather(*self.ctx.tasks, return_exceptions=True)
@@ -110,13 +113,25 @@ class Engine:
         await self.events.close()
         await asyncio.to_thread(self.records.close)
 
-    async def stop_all(self, timeout: int) -> None:
-        """Stop every running container, as a shutdown without live-restore does."""
+    async def _stop_all(self) -> None:
+        """`--live-restore=false`: each gets its own stop time-out, at most the daemon's, then SIGKILL.
+
+        Restart policies bring them back with the next daemon: their users did not stop them.
+        """
         running = [c for c in self.registry if c.state.running]
-        await asyncio.gather(
-            *(stop.stop(self.ctx, c.id, timeout=timeout, signal=None) for c in running),
-            return_exceptions=True,
-        )
+        results = await asyncio.gather(*(self._stop_at_shutdown(c) for c in running), return_exceptions=True)
+        for container, result in zip(running, results, strict=True):
+            if isinstance(result, Exception):
+                log.error("stopping %s at shutdown: %s", container.short_id, result)
+
+    async def _stop_at_shutdown(self, container: Container) -> None:
+        timeout, limit = stop.stop_timeout(container), self.config.shutdown_timeout
+        if limit >= 0:
+            timeout = limit if timeout < 0 else min(timeout, limit)
+        number = stop.stop_signal(container)
+        await stop.halt(self.ctx, container, timeout=timeout, number=number, by_user=False)
+        async with container.lock:  # held by the exit's handling until all is cleaned up
+            self.ctx.publish(container, "stop")
 
     # -- what the runtime tells us
 

@@ -69,8 +69,8 @@ def _matches_key(event: Event, key: str, values: list[str]) -> bool:
         case _:
             if event["Type"] != key:
                 return False
-            actor = event["Actor"]["ID"]
-            return any(v == attributes.get("name") or actor.startswith(v) for v in values)
+            names = (event["Actor"]["ID"], attributes.get("name", ""))
+            return any(name.startswith(v) for v in values for name in names)
 
 
 def _has_label(attributes: dict[str, str], wanted: str) -> bool:
@@ -91,9 +91,14 @@ class EventLog:
         self._pending: list[Event] = []
         self._flusher: asyncio.Task[None] | None = None
         self._since_trim = 0
+        self._last = 0
 
     def publish(self, kind: str, action: str, actor: str, attributes: dict[str, str]) -> None:
-        self._pending.append(message(kind, action, actor, attributes))
+        event = message(kind, action, actor, attributes)
+        if event["timeNano"] <= self._last:  # the clock was set back: order is what replay relies on
+            event["timeNano"] = self._last + 1
+        self._last = event["timeNano"]
+        self._pending.append(event)
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.get_running_loop().create_task(self._flush())
 

@@ -142,7 +142,7 @@ class System:
                 "Error": "",
                 "RemoteManagers": None,
             },
-            "LiveRestoreEnabled": True,
+            "LiveRestoreEnabled": config.live_restore,
             "Isolation": "",
             "InitBinary": "docker-init",
             "ContainerdCommit": {"ID": ""},
@@ -150,7 +150,7 @@ class System:
             "InitCommit": {"ID": ""},
             "SecurityOptions": ["name=seccomp,profile=builtin"],
             "FirewallBackend": {"Driver": "nftables"},
-            "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"],
+            "CDISpecDirs": [str(path) for path in config.cdi_spec_dirs],
             "Warnings": None,
         }
 

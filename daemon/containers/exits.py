@@ -79,12 +79,19 @@ def wake(waiters: list[asyncio.Future[dict[str, Any]]], container: Container, er
 
 
 def _restarts(ctx: Context, container: Container, status: int) -> bool:
-    policy = container.host.get("RestartPolicy") or {}
     if container.stopped_by_user or container.removing or ctx.closing:
         return False
+    return wanted_by_policy(container, status)
+
+
+def wanted_by_policy(container: Container, status: int) -> bool:
+    """Whether the policy lets it run again; at a daemon's start "always" forgets that a user stopped it."""
+    policy = container.host.get("RestartPolicy") or {}
     match policy.get("Name"):
-        case "always" | "unless-stopped":
+        case "always":
             return True
+        case "unless-stopped":
+            return not container.stopped_by_user
         case "on-failure":
             limit = policy.get("MaximumRetryCount") or 0
             return status != 0 and (not limit or container.restart_count < limit)
@@ -124,4 +131,5 @@ def cancel_restart(container: Container) -> None:
 
 def resume_restart(ctx: Context, container: Container) -> None:
     """After a restart of the daemon: a container that was waiting for its restart gets it."""
-    _schedule(ctx, container, 0)
+    if container.id not in _timers:
+        _schedule(ctx, container, 0)

@@ -3,7 +3,7 @@
 starting ──success──► healthy ◄──► unhealthy (after `Retries` failures in a row)
 
 During StartPeriod failures don't count, and probes come every StartInterval. A container without a
-check has no timer.
+check has no timer. Only changes of state are written; results in between are kept in memory, as moby does.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import socket
 from typing import Any
 
 from daemon.clock import SECOND, now_ns, rfc3339
 from daemon.containers import merge
 from daemon.containers.context import Context
 from daemon.containers.model import Container, Health
-from daemon.containers.probe import Probe
+from daemon.containers.probe import Probe, ProbeTimeout
 from daemon.containers.wire import HealthConfig
 from daemon.runtime.client import RuntimeCallError
+from storage.errors import PydError
 
 log = logging.getLogger("pyd.health")
 
@@ -41,29 +41,39 @@ def command(container: Container) -> list[str] | None:
         return None
     if test[0] == "CMD":
         return test[1:]
+    if test[0] != "CMD-SHELL":  # an image's own invention
+        return None
     shell = merge.words(container.config.get("Shell")) or ["/bin/sh", "-c"]
-    return [*shell, *test[1:2]]
+    return [*shell, *test[1:]]
 
 
 def reset(container: Container) -> None:
-    """At start: back to "starting" with an empty log."""
-    container.health = Health() if command(container) else None
+    """At start: "starting" again; results of an earlier life stay in the log, as Docker's do."""
+    if command(container) is None:
+        container.health = None
+        return
+    container.health = Health(log=container.health.log if container.health else [])
 
 
 def begin(ctx: Context, container: Container) -> None:
+    """Start probing a container that runs (after its start, a thaw, a restart of the daemon)."""
     argv = command(container)
-    if argv:
-        end(container)
+    if argv is not None and container.health is not None:
+        _cancel(container)
         _monitors[container.id] = ctx.spawn(_monitor(ctx, container, argv), f"health {container.short_id}")
 
 
 def end(container: Container) -> None:
-    """Stop probing; a container that ends while it was healthy is unhealthy no more than it runs."""
+    """Stop probing (exit, pause). What is not probed is "unhealthy", for compatibility's sake in Docker."""
+    _cancel(container)
+    if container.health:
+        container.health.status = "unhealthy"
+
+
+def _cancel(container: Container) -> None:
     task = _monitors.pop(container.id, None)
     if task:
         task.cancel()
-    if container.health:
-        container.health.status = "unhealthy"
 
 
 def _setting(check: HealthConfig, name: str, default: int) -> int:
@@ -73,37 +83,37 @@ def _setting(check: HealthConfig, name: str, default: int) -> int:
 
 async def _monitor(ctx: Context, container: Container, argv: list[str]) -> None:
     check = container.config.get("Healthcheck") or HealthConfig()
-    interval, timeout = _setting(check, "Interval", INTERVAL), _setting(check, "Timeout", TIMEOUT)
-    start_period = _setting(check, "StartPeriod", 0)
-    start_interval = _setting(check, "StartInterval", START_INTERVAL)
-    began = now_ns()
+    timeout = _setting(check, "Timeout", TIMEOUT) / SECOND
     while container.state.alive and container.health:
-        starting = container.health.status == "starting" and now_ns() - began < start_period
-        pause = min(start_interval, interval) if starting else interval
-        await asyncio.sleep(pause / SECOND)
-        if container.state.paused:
-            continue
-        result = await _run(ctx, container, argv, timeout / SECOND)
-        if not container.state.alive or container.health is None:
-            return
-        in_start_period = now_ns() - began < start_period
+        await asyncio.sleep(_pause(check, container.state.started_at, container.health) / SECOND)
+        began = now_ns()
+        output, code = await _run(ctx, container, argv, timeout)
+        result = {"Start": rfc3339(began), "End": rfc3339(now_ns()), "ExitCode": code, "Output": output}
+        in_start_period = began - container.state.started_at < _setting(check, "StartPeriod", 0)
         await _record(ctx, container, result, _setting(check, "Retries", RETRIES), in_start_period)
 
 
-async def _run(ctx: Context, container: Container, argv: list[str], timeout: float) -> dict[str, Any]:
-    began = now_ns()
-    mine, theirs = socket.socketpair()
-    probe = Probe(ctx, container, argv, secrets.token_hex(32))
+def _pause(check: HealthConfig, started_at: int, health: Health) -> int:
+    """Nanoseconds until the next probe: StartInterval while it starts within StartPeriod, else Interval."""
+    starting = health.status == "starting" and now_ns() - started_at < _setting(check, "StartPeriod", 0)
+    return (
+        _setting(check, "StartInterval", START_INTERVAL)
+        if starting
+        else _setting(check, "Interval", INTERVAL)
+    )
+
+
+async def _run(ctx: Context, container: Container, argv: list[str], timeout: float) -> tuple[str, int]:
+    """Output and exit code; -1 for a probe that could not be run or took too long."""
+    if not argv:
+        return f"healthcheck for container {container.id} has no command", -1
     try:
-        output, code = await probe.run(mine, theirs, timeout, OUTPUT_LIMIT)
-    except TimeoutError:
-        output, code = f"Health check exceeded timeout ({_go_duration(timeout)})", -1
-    except RuntimeCallError as error:
-        output, code = str(error), -1
-    finally:
-        mine.close()
-        theirs.close()
-    return {"Start": rfc3339(began), "End": rfc3339(now_ns()), "ExitCode": code, "Output": output}
+        return await Probe(ctx, container, argv, secrets.token_hex(32)).run(timeout, OUTPUT_LIMIT)
+    except ProbeTimeout as error:
+        text = f"Health check exceeded timeout ({_go_duration(timeout)})"
+        return f"{text}: {error.output}" if error.output else text, -1
+    except (RuntimeCallError, PydError) as error:
+        return str(error), -1
 
 
 def _go_duration(seconds: float) -> str:

@@ -12,9 +12,20 @@ from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.containers.spec import security
 from daemon.containers.surroundings import hostname_of
-from daemon.runtime.client import NotRunning
+from daemon.runtime.client import RuntimeCallError
 
 _ended: dict[str, asyncio.Future[int]] = {}
+
+KILL_PATIENCE = 5.0
+"""Seconds that a killed command gets to be gone, so that dying probes don't pile up."""
+
+
+class ProbeTimeout(Exception):
+    """The command was killed because it took too long; `output` is what it had said."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__(output)
+        self.output = output
 
 
 def on_exit(exec_id: str, status: int) -> bool:
@@ -27,44 +38,87 @@ def on_exit(exec_id: str, status: int) -> bool:
     return True
 
 
+class Output:
+    """The first `limit` bytes of what came; "..." stands for the rest (moby's limitedBuffer)."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._data = b""
+        self._truncated = False
+
+    def add(self, data: bytes) -> None:
+        room = self._limit - len(self._data)
+        self._data += data[:room]
+        self._truncated = self._truncated or len(data) > room
+
+    def __str__(self) -> str:
+        return self._data.decode(errors="replace") + ("..." if self._truncated else "")
+
+
 class Probe:
+    """`await Probe(ctx, container, argv, exec_id).run(timeout, limit)`, once."""
+
     def __init__(self, ctx: Context, container: Container, argv: list[str], exec_id: str) -> None:
         self._ctx, self._container, self._argv, self._id = ctx, container, argv, exec_id
 
-    async def run(
-        self, mine: socket.socket, theirs: socket.socket, timeout: float, limit: int
-    ) -> tuple[str, int]:
+    async def run(self, timeout: float, limit: int) -> tuple[str, int]:
         """Output (stdout and stderr as they came, at most `limit` bytes) and exit code.
 
-        Raises TimeoutError after killing the command, RuntimeCallError when it could not be started.
+        Raises ProbeTimeout after killing the command, RuntimeCallError when it could not be started.
         """
-        runtime, cid = self._ctx.runtime, self._container.id
         ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         _ended[self._id] = ended
+        mine, theirs = socket.socketpair()
+        output = Output(limit)
+        reading: asyncio.Task[None] | None = None
         try:
-            await runtime.attach(
-                cid, theirs, exec_id=self._id, stdin=False, stdout=True, stderr=True, tty=False, framed=False
-            )
-            theirs.close()
-            await runtime.exec(cid, self._id, await self._process(), open_stdin=False, tty=False)
-            reading = asyncio.ensure_future(_read(mine, limit))
-            try:
-                async with asyncio.timeout(timeout):
-                    code = await ended
-                    output = await reading
-            except TimeoutError:
-                reading.cancel()
-                with contextlib.suppress(NotRunning):
-                    await runtime.kill(cid, 9, exec_id=self._id)
-                raise
-            return output.decode(errors="replace"), code
+            await self._start(theirs)
+            reading = asyncio.ensure_future(_read(mine, output))
+            async with asyncio.timeout(timeout):
+                code = await ended
+                await reading
+            self._publish("exec_die", exitCode=str(code))
+        except TimeoutError:
+            await self._kill()
+            await asyncio.wait([ended], timeout=KILL_PATIENCE)
+            raise ProbeTimeout(str(output)) from None
+        except asyncio.CancelledError:
+            self._ctx.spawn(self._kill(), f"kill probe {self._id[:12]}")
+            raise
         finally:
             _ended.pop(self._id, None)
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+            mine.close()
+            theirs.close()
+        return str(output), code
+
+    async def _start(self, theirs: socket.socket) -> None:
+        runtime, cid = self._ctx.runtime, self._container.id
+        self._publish(f"exec_create: {' '.join(self._argv)}")
+        await runtime.attach(
+            cid, theirs, exec_id=self._id, stdin=False, stdout=True, stderr=True, tty=False, framed=False
+        )
+        theirs.close()
+        await runtime.exec(cid, self._id, await self._process(), open_stdin=False, tty=False)
+        self._publish(f"exec_start: {' '.join(self._argv)}")
+
+    def _publish(self, action: str, **attributes: str) -> None:
+        self._ctx.publish(self._container, action, execID=self._id, **attributes)
+
+    async def _kill(self) -> None:
+        with contextlib.suppress(RuntimeCallError):
+            await self._ctx.runtime.kill(self._container.id, 9, exec_id=self._id)
 
     async def _process(self) -> dict[str, Any]:
         container, ctx = self._container, self._ctx
-        identity = await ctx.users.identity(container, container.config.get("User") or "", ())
+        groups = tuple(container.host.get("GroupAdd") or ())
+        identity = await ctx.users.identity(container, container.config.get("User") or "", groups)
         caps = security.capabilities(container.host)
+        options = security.parse(
+            container.host.get("SecurityOpt"), no_new_privileges=ctx.config.no_new_privileges
+        )
         return {
             "terminal": False,
             "user": identity.as_oci(),
@@ -74,13 +128,12 @@ class Probe:
             ),
             "cwd": container.config.get("WorkingDir") or "/",
             "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
+            "noNewPrivileges": options.no_new_privileges,
         }
 
 
-async def _read(mine: socket.socket, limit: int) -> bytes:
+async def _read(mine: socket.socket, output: Output) -> None:
     loop = asyncio.get_running_loop()
     mine.setblocking(False)
-    collected = b""
     while data := await loop.sock_recv(mine, 65536):
-        collected = (collected + data)[:limit]
-    return collected
+        output.add(data)

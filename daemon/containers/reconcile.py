@@ -5,7 +5,7 @@ What the supervisor has is the truth about processes; what the records say is th
     supervisor: lives      record: running/paused  → nothing was missed
     supervisor: lives      record: else            → a start that was never acknowledged: undone
     supervisor: ended      record: running         → the exit is handled now, with its real code
-    supervisor: nothing    record: running         → the machine went down: exit 137 now, as Docker after a reboot
+    supervisor: nothing    record: running         → the machine went down: exit 255 now, as Docker after a reboot
     supervisor: anything   record: none            → killed and forgotten
 """
 
@@ -26,7 +26,7 @@ from storage.snapshots.interface import Kind
 
 log = logging.getLogger("pyd.reconcile")
 
-UNKNOWN_EXIT = 137
+UNKNOWN_EXIT = 255
 
 
 async def reconcile(ctx: Context, states: dict[str, RuntimeState]) -> None:
@@ -122,22 +122,25 @@ def _is_id(name: str) -> bool:
 async def _policies(ctx: Context) -> None:
     """After a start of the daemon: restart what should run, remove what should be gone."""
     for container in ctx.registry:
-        policy = (container.host.get("RestartPolicy") or {}).get("Name")
         if container.state.restarting:
             exits.resume_restart(ctx, container)
-        elif not container.state.running and container.had_start:
-            wanted = policy == "always" or (policy == "unless-stopped" and not container.stopped_by_user)
-            if wanted and not ctx.resynced:
-                ctx.spawn(_restart(ctx, container), f"restart {container.short_id}")
+        elif not ctx.resynced and _should_run(container):
+            ctx.spawn(_restart(ctx, container), f"restart {container.short_id}")
         if container.host.get("AutoRemove") and not container.state.running and container.had_start:
             await remove.discard(ctx, container)
     ctx.resynced = True
+
+
+def _should_run(container: Container) -> bool:
+    stopped = container.had_start and not container.state.running
+    return stopped and exits.wanted_by_policy(container, container.state.exit_code)
 
 
 async def _restart(ctx: Context, container: Container) -> None:
     async with container.lock:
         if container.state.running or container.removing:
             return
+        container.stopped_by_user = False
         try:
             await start.launch(ctx, container)
         except Exception as error:

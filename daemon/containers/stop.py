@@ -6,7 +6,7 @@ import asyncio
 import signal as signals_module
 from typing import Any
 
-from daemon.containers import exits, signals, start
+from daemon.containers import exits, health, signals, start
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.runtime.client import NotRunning, RuntimeCallError
@@ -30,12 +30,19 @@ def stop_signal(container: Container) -> int:
     return signals.parse(container.config.get("StopSignal") or "TERM")
 
 
-async def halt(ctx: Context, container: Container, *, timeout: int | None, number: int) -> None:
-    """Bring a running or restarting container to "exited" and keep it there."""
+def stop_timeout(container: Container) -> int:
+    """Seconds between the stop signal and SIGKILL; -1 waits for ever."""
+    configured = container.config.get("StopTimeout")
+    return DEFAULT_TIMEOUT if configured is None else configured
+
+
+async def halt(
+    ctx: Context, container: Container, *, timeout: int | None, number: int, by_user: bool = True
+) -> None:
+    """Bring a running or restarting container to "exited"; stopped by its user it stays so."""
     if timeout is None:
-        configured = container.config.get("StopTimeout")
-        timeout = DEFAULT_TIMEOUT if configured is None else configured
-    exited = await _signal_for_stop(ctx, container, number)
+        timeout = stop_timeout(container)
+    exited = await _signal_for_stop(ctx, container, number, by_user)
     if exited is None:
         return
     if await _within(exited, None if timeout < 0 else timeout):
@@ -47,9 +54,11 @@ async def halt(ctx: Context, container: Container, *, timeout: int | None, numbe
         )
 
 
-async def _signal_for_stop(ctx: Context, container: Container, number: int) -> asyncio.Future[Any] | None:
+async def _signal_for_stop(
+    ctx: Context, container: Container, number: int, by_user: bool
+) -> asyncio.Future[Any] | None:
     async with container.lock:
-        container.stopped_by_user = True
+        container.stopped_by_user = container.stopped_by_user or by_user
         if container.state.restarting:
             exits.cancel_restart(container)
             container.state.status = "exited"
@@ -75,6 +84,7 @@ async def _send(ctx: Context, container: Container, number: int) -> None:
         await ctx.runtime.kill(container.id, number)
         if container.state.paused:  # the signal is delivered once it is thawed
             await ctx.runtime.resume(container.id)
+            await _thawed(ctx, container)
     except NotRunning:  # it went by itself; its exit is on the way
         return
     except RuntimeCallError as error:
@@ -131,6 +141,7 @@ async def pause(ctx: Context, ref: str) -> None:
             raise Conflict(f"container {container.id} is not running")
         await _runtime_call(ctx.runtime.pause(container.id), "pause", container)
         container.state.status = "paused"
+        health.end(container)
         await ctx.registry.save(container)
         ctx.publish(container, "pause")
 
@@ -141,9 +152,14 @@ async def unpause(ctx: Context, ref: str) -> None:
         if not container.state.paused:
             raise Internal(f"Container {container.id} is not paused")
         await _runtime_call(ctx.runtime.resume(container.id), "unpause", container)
-        container.state.status = "running"
-        await ctx.registry.save(container)
-        ctx.publish(container, "unpause")
+        await _thawed(ctx, container)
+
+
+async def _thawed(ctx: Context, container: Container) -> None:
+    container.state.status = "running"
+    health.begin(ctx, container)
+    await ctx.registry.save(container)
+    ctx.publish(container, "unpause")
 
 
 async def _runtime_call(call: Any, what: str, container: Container) -> None:
