@@ -240,6 +240,8 @@ async def inspect(call: Call) -> Response:
     found = call.engine.images.inspect(call.path("name"))
     if call.version < (1, 48) and "Descriptor" in found:
         found = {key: value for key, value in found.items() if key != "Descriptor"}
+    if call.version < (1, 45):
+        found = found | call.engine.images.resolve(call.path("name")).made_from
     if call.version < (1, 44):
         found = found | {"VirtualSize": found.get("Size", 0)}
     return answer(found)

@@ -10,31 +10,10 @@ from typing import Any
 from daemon.images import archive, changes, platforms, times
 from daemon.images.made import unpack
 from daemon.images.manifests import encode
-from daemon.images.model import Image, Json
+from daemon.images.model import BASE_CONFIG, Image, Json
 from daemon.images.platforms import Platform
 from daemon.images.reference import Reference
 from daemon.images.store import ImageStore
-
-BASE_CONFIG: Json = {
-    "Hostname": "",
-    "Domainname": "",
-    "User": "",
-    "AttachStdin": False,
-    "AttachStdout": False,
-    "AttachStderr": False,
-    "Tty": False,
-    "OpenStdin": False,
-    "StdinOnce": False,
-    "Env": None,
-    "Cmd": None,
-    "Image": "",
-    "Volumes": None,
-    "WorkingDir": "",
-    "Entrypoint": None,
-    "OnBuild": None,
-    "Labels": None,
-}
-"""The members that Docker always writes into an image's Config."""
 
 
 async def import_archive(

@@ -35,6 +35,28 @@ def chain_ids(diff_ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(chains)
 
 
+BASE_CONFIG: Json = {
+    "Hostname": "",
+    "Domainname": "",
+    "User": "",
+    "AttachStdin": False,
+    "AttachStdout": False,
+    "AttachStderr": False,
+    "Tty": False,
+    "OpenStdin": False,
+    "StdinOnce": False,
+    "Env": None,
+    "Cmd": None,
+    "Image": "",
+    "Volumes": None,
+    "WorkingDir": "",
+    "Entrypoint": None,
+    "OnBuild": None,
+    "Labels": None,
+}
+"""The members that Docker always writes into an image's Config."""
+
+
 @dataclass(frozen=True)
 class Image:
     """An image whose configuration and layers are all present."""
@@ -67,6 +89,12 @@ class Image:
     @property
     def created(self) -> str:
         return self.config.get("created") or ""
+
+    @property
+    def made_from(self) -> Json:
+        """The container it was committed from, as `inspect` told until API 1.44."""
+        container = {"Container": self.config["container"]} if self.config.get("container") else {}
+        return container | {"ContainerConfig": self.config.get("container_config") or BASE_CONFIG}
 
     @property
     def container_config(self) -> Json:
