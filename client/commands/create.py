@@ -12,6 +12,7 @@ from client.creation.flags import CONTAINER_FLAGS, CONVERTERS
 from client.errors import ApiError, ClientError
 from client.options import Command, Parsed
 from client.session import Session, say, warn
+from client.unsupported import refuse_unsupported
 
 
 def as_daemon_failure(error: ClientError, name: str, code: int = 125) -> ClientError:
@@ -63,7 +64,9 @@ def make_container(session: Session, parsed: Parsed, body: dict[str, Any]) -> st
     policy, image = parsed.text("pull"), body["Image"]
     if policy not in ("always", "missing", "never", ""):
         raise ClientError(f'invalid pull option: \'{policy}\': must be one of "always", "missing" or "never"')
+    refuse_unsupported(parsed)
     platform, quiet = parsed.text("platform"), parsed.on("quiet")
+    credentials = _mount_socket(session, parsed, body)
     file = CidFile(parsed.text("cidfile"))
     query = {"name": parsed.text("name") or None, "platform": platform or None}
     try:
@@ -86,8 +89,21 @@ def make_container(session: Session, parsed: Parsed, body: dict[str, Any]) -> st
     for warning in answer.get("Warnings") or []:
         warn(f"WARNING: {warning}")
     identifier = str(answer["Id"])
+    if credentials:
+        session.api.request(
+            "PUT", f"/containers/{identifier}/archive", query={"path": "/"}, content=credentials
+        )
     file.write(identifier)
     return identifier
+
+
+def _mount_socket(session: Session, parsed: Parsed, body: dict[str, Any]) -> bytes | None:
+    """--use-api-socket; a tar of credentials to unpack in the container, if any."""
+    if not parsed.on("use-api-socket"):
+        return None
+    from client.creation.apisocket import mount_socket
+
+    return mount_socket(session, body)
 
 
 def check_image(image: str) -> None:

@@ -10,8 +10,8 @@ from client.session import Session, each, say
 
 STOP_FLAGS = """
 s|signal|string||Signal to send to the container
-t|time|int|0|Seconds to wait before killing the container
- |!timeout|int|0|Seconds to wait before killing the container
+ |!time|int|0|Seconds to wait before killing the container
+t|timeout|int|0|Seconds to wait before killing the container
 """
 
 

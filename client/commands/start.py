@@ -8,6 +8,7 @@ from client.commands.run import detach_keys
 from client.errors import ApiError, ClientError
 from client.options import Command, Parsed
 from client.session import Session, say, warn
+from client.unsupported import refuse_unsupported
 
 FLAGS = """
 a|attach|bool||Attach STDOUT and STDERR, and hand signals on
@@ -19,6 +20,7 @@ i|interactive|bool||Attach STDIN
 
 
 def start(session: Session, parsed: Parsed) -> int:
+    refuse_unsupported(parsed)
     if parsed.on("attach") or parsed.on("interactive"):
         if len(parsed.arguments) > 1:
             raise ClientError("you cannot start and attach multiple containers at once")
@@ -26,7 +28,7 @@ def start(session: Session, parsed: Parsed) -> int:
     failed = []
     for name in parsed.arguments:
         try:
-            session.api.request("POST", f"/containers/{name}/start", query=_checkpoint(parsed))
+            session.api.request("POST", f"/containers/{name}/start")
             say(name)
         except ClientError as error:
             warn(error)
@@ -34,13 +36,6 @@ def start(session: Session, parsed: Parsed) -> int:
     if failed:
         raise ClientError(f"Error: failed to start containers: {', '.join(failed)}")
     return 0
-
-
-def _checkpoint(parsed: Parsed) -> dict[str, str | int | bool | list[str] | None]:
-    return {
-        "checkpoint": parsed.text("checkpoint") or None,
-        "checkpoint-dir": parsed.text("checkpoint-dir") or None,
-    }
 
 
 def _attached(session: Session, parsed: Parsed, name: str) -> int:
@@ -61,7 +56,7 @@ def _attached(session: Session, parsed: Parsed, name: str) -> int:
 
         def begin() -> None:
             try:
-                api.request("POST", f"/containers/{identifier}/start", query=_checkpoint(parsed))
+                api.request("POST", f"/containers/{identifier}/start")
             except ApiError as error:
                 warn(error)
                 raise ClientError(f"Error: failed to start containers: {name}") from None

@@ -7,7 +7,7 @@ from typing import Any
 
 from daemon import scaffold
 from daemon.clock import now_ns
-from daemon.containers import defaults, links, merge, mounts, names, populate, validate
+from daemon.containers import ability, defaults, links, merge, mounts, names, populate, validate
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.containers.spec import devices, security
@@ -30,6 +30,8 @@ async def create(
     image = _image(ctx, config)
     warnings = validate.check(config, asked, frozenset(CAPABILITIES))
     warnings += _warnings(asked)
+    asked, discarded = ability.kept(asked)
+    warnings += discarded
     _check_runtime(ctx, asked)
     merged = merge.merged(config, image.container_config if image else {})
     argv = merge.command_line(merged)

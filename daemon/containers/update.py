@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from daemon.containers import validate
+from daemon.containers import ability, validate
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.containers.spec.resources import limits
@@ -25,8 +25,9 @@ async def update(ctx: Context, ref: str, body: dict[str, Any]) -> dict[str, Any]
             raise Conflict(
                 f'cannot update container {ref}: container is marked for removal and cannot be "update"'
             )
+        body, warnings = ability.kept(body)
         wanted = _merged(container, body)
-        warnings = [*validate.resources(wanted)]
+        warnings += validate.resources(wanted)
         policy = body.get("RestartPolicy")
         if policy and policy.get("Name"):
             validate.restart_policy(policy)

@@ -6,7 +6,7 @@ Texts are dockerd's (moby daemon/container_operations.go and libnetwork), observ
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, ip_address
 
 from daemon.containers.wire import EndpointSettings
 from daemon.network.kernel import Change, Interface
@@ -37,6 +37,11 @@ def check_endpoint(network: Network, settings: EndpointSettings) -> None:
             "user specified IP address is supported only when connecting to networks with user "
             "configured subnets"
         )
+    problems += [
+        f"invalid link-local IP address: {local}"
+        for local in ipam.get("LinkLocalIPs") or ()
+        if not _is_address(local)
+    ]
     if len(problems) > 1:
         problems = [f"* {problem}" for problem in problems]
     if problems:
@@ -141,5 +146,13 @@ def _is_ipv4(text: str) -> bool:
     try:
         IPv4Address(text)
     except AddressValueError:
+        return False
+    return True
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
         return False
     return True

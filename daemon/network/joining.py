@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -165,7 +165,7 @@ class Joining:
         undo.callback(space.release, address)
         host, inner = attach.interface_name(sandbox, network, endpoint_id)
         mac = settings.get("MacAddress") or mac_for(address)
-        return Interface(host, inner, space.interface(address), mac)
+        return Interface(host, inner, space.interface(address), mac, link_local(settings))
 
     def _reserve(
         self, sandbox: Sandbox, endpoint: Endpoint, network: Network, undo: AsyncExitStack
@@ -195,6 +195,13 @@ class Joining:
 
 def _kind(network: Network, request: AttachRequest) -> Kind:
     """Which spare will do: one on the default bridge has its own address and MAC already."""
-    if network.name == "bridge" and not request.endpoint.get("MacAddress"):
+    own = request.endpoint.get("MacAddress") or link_local(request.endpoint)
+    if network.name == "bridge" and not own:
         return Kind.PLUGGED
     return Kind.NAMED if network.driver == "bridge" and network.name != "bridge" else Kind.PLAIN
+
+
+def link_local(settings: EndpointSettings) -> tuple[IPv4Interface, ...]:
+    """The addresses of `--link-local-ip` that are IPv4, in the whole of 169.254.0.0/16 (RFC 3927)."""
+    given = (settings.get("IPAMConfig") or {}).get("LinkLocalIPs") or ()
+    return tuple(IPv4Interface(f"{address}/16") for address in given if ":" not in address)

@@ -33,6 +33,8 @@ class Interface:
     name: str
     address: IPv4Interface
     mac: str
+    more: tuple[IPv4Interface, ...] = ()
+    """Link-local addresses beside it (`--link-local-ip`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,9 @@ class Kernel:
                 links.forget_neighbour(bridge, interface.address.ip),
             )
             namespace.netlink.request(
-                links.add_address(inner.index, interface.address), links.set_up(inner.index)
+                links.add_address(inner.index, interface.address),
+                *(links.add_address(inner.index, address) for address in interface.more),
+                links.set_up(inner.index),
             )
             if gateway:
                 namespace.netlink.request(links.default_route(plan.gateway))
