@@ -89,6 +89,9 @@ class SystemInfo(TypedDict, total=False):
     ProductLicense: str
     DefaultAddressPools: list[Json]
     FirewallBackend: Json
+    KernelMemoryTCP: bool
+    Containerd: Json | None
+    DiscoveredDevices: list[Json] | None
     CDISpecDirs: list[str] | None
     Warnings: list[str] | None
 
@@ -140,6 +143,7 @@ class ContainerSummary(TypedDict, total=False):
     HostConfig: Json
     NetworkSettings: Json
     Mounts: list[Json]
+    ImageManifestDescriptor: Json | None
 
 
 class ContainerState(TypedDict, total=False):
@@ -183,6 +187,7 @@ class ContainerInspect(TypedDict, total=False):
     Mounts: list[Json]
     Config: Config
     NetworkSettings: Json
+    ImageManifestDescriptor: Json | None
 
 
 class ContainerTop(TypedDict):
@@ -253,7 +258,7 @@ class ExecInspect(TypedDict, total=False):
     Pid: int
 
 
-class ImageSummary(TypedDict, total=False):
+class _ImageSummary(TypedDict):
     Id: str
     ParentId: str
     RepoTags: list[str]
@@ -263,6 +268,11 @@ class ImageSummary(TypedDict, total=False):
     SharedSize: int
     Labels: dict[str, str] | None
     Containers: int
+
+
+class ImageSummary(_ImageSummary, total=False):
+    Descriptor: Json | None
+    Manifests: list[Json] | None
 
 
 class ImageInspect(TypedDict, total=False):
@@ -283,6 +293,8 @@ class ImageInspect(TypedDict, total=False):
     GraphDriver: Json
     RootFS: Json
     Metadata: Json
+    Descriptor: Json | None
+    Manifests: list[Json] | None
 
 
 class HistoryItem(TypedDict):
@@ -355,6 +367,7 @@ class Network(TypedDict, total=False):
     ConfigFrom: Json
     ConfigOnly: bool
     Containers: dict[str, Json]
+    Peers: list[Json] | None
     Options: dict[str, str] | None
     Labels: dict[str, str] | None
 
@@ -381,6 +394,7 @@ class Volume(_Volume, total=False):
     CreatedAt: str
     Status: Json
     UsageData: Json | None
+    ClusterVolume: Json | None
 
 
 class VolumeList(TypedDict):
@@ -400,3 +414,15 @@ class DiskUsage(TypedDict, total=False):
     Volumes: list[Volume] | None
     BuildCache: list[Json] | None
     BuilderSize: int
+
+
+class _Plugin(TypedDict):
+    Name: str
+    Enabled: bool
+    Settings: Json
+    Config: Json
+
+
+class Plugin(_Plugin, total=False):
+    Id: str
+    PluginReference: str

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from api.models import answers
 from api.operation import DELETE, GET, POST, PUT, Call, Handler, Resource, answer
+from api.query import FILTERS
 from storage.errors import InvalidArgument, NotFound, NotImplementedYet, Unavailable
 
 RESOURCE = Resource("Absent")
@@ -98,7 +100,7 @@ async def volume_update(call: Call) -> Response:
     raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
 
-@operation(GET, "/plugins", "PluginList", returns=list[dict[str, object]])
+@operation(GET, "/plugins", "PluginList", query=(FILTERS,), returns=list[answers.Plugin])
 async def plugins(call: Call) -> Response:
     """Installed plugins: none."""
     return answer([])
