@@ -15,6 +15,7 @@ from typing import Any
 from api.app import create_app
 from api.listeners import Listener, open_unix
 from api.server import Server
+from daemon.images.model import Image
 from storage.errors import Conflict, NotFound, NotImplementedYet, NotModified
 
 ID = "4f" * 32
@@ -216,6 +217,9 @@ class FakeImages:
     async def list(self, **options: Any) -> list[dict[str, Any]]:
         self.seen["list"] = options
         return []
+
+    def resolve(self, ref: str) -> Image:
+        return Image("sha256:" + "0" * 64, {}, 0)
 
     async def pull(self, ref: str, tag: str, platform: str, auth: Any) -> AsyncIterator[dict[str, Any]]:
         self.seen["pull"] = (ref, tag, platform, auth)
