@@ -278,6 +278,8 @@ def _without_file(seen: Any) -> Any:
     if seen and seen[1] and "HostConfig" in seen[1]:
         host = seen[1]["HostConfig"]
         host["Binds"] = sorted(host["Binds"] or [])  # docker walks a map, so its order is chance
+        if seen[1].get("Env"):
+            seen[1]["Env"] = sorted(seen[1]["Env"])  # likewise
         seen[1]["HostConfig"]["ContainerIDFile"] = bool(seen[1]["HostConfig"]["ContainerIDFile"])
     return seen
 
