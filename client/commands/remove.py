@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from client.errors import Exit
+from client.errors import ApiError, Exit
 from client.options import Command, Parsed
 from client.render.units import human_size
-from client.session import Session, confirm, each, filters_json, say
+from client.session import Session, confirm, each, filters_json, say, warn
 
 REMOVE_FLAGS = """
 f|force|bool||Kill a running container first
@@ -26,9 +26,16 @@ def remove(session: Session, parsed: Parsed) -> int:
     }
 
     def one(name: str) -> None:
-        session.api.request("DELETE", f"/containers/{name.strip('/')}", query=query)
+        try:
+            session.api.request("DELETE", f"/containers/{name.strip('/')}", query=query)
+        except ApiError as error:
+            if error.status != 404 or not parsed.on("force"):
+                raise
+            warn(error)  # with --force one that is not there is told of but no failure, as docker has it
+        else:
+            say(name)
 
-    return each(parsed.arguments, one)
+    return each(parsed.arguments, one, report=False)
 
 
 def ask(parsed: Parsed, warning: str) -> None:
