@@ -147,6 +147,7 @@ OPTIONS = (
     Option("ip_forward", "ip-forward", _bool),
     Option("log_driver", "log-driver", _text),
     Option("log_opts", "log-opts", _pairs, "log-opt", True),
+    Option("journald_socket", "journald-socket", _path, help="where the journald log driver sends to"),
     Option("cdi_spec_dirs", "cdi-spec-dirs", _paths, "cdi-spec-dir", True, help="where CDI specs lie"),
     Option("default_ulimits", "default-ulimits", _ulimits, "default-ulimit", True),
     Option("default_shm_size", "default-shm-size", _bytes),

@@ -42,6 +42,7 @@ class DaemonConfig:
     ip_forward: bool = True
     log_driver: str = "json-file"
     log_opts: dict[str, str] = field(default_factory=dict)
+    journald_socket: Path = Path("/run/systemd/journal/socket")
     cdi_spec_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
     default_ulimits: dict[str, tuple[int, int]] = field(default_factory=dict)
     default_shm_size: int = 64 << 20

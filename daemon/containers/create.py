@@ -7,8 +7,20 @@ from typing import Any
 
 from daemon import scaffold
 from daemon.clock import now_ns
-from daemon.containers import ability, defaults, links, merge, mounts, names, populate, validate
+from daemon.containers import (
+    ability,
+    defaults,
+    links,
+    merge,
+    mounts,
+    names,
+    populate,
+    refusals,
+    validate,
+    volumemounts,
+)
 from daemon.containers.context import Context
+from daemon.containers.logs import drivers
 from daemon.containers.model import Container
 from daemon.containers.spec import devices, security
 from daemon.containers.wire import Config, CreateRequest, EndpointSettings, HostConfig
@@ -29,6 +41,7 @@ async def create(
         raise InvalidArgument(f'invalid platform "{platform}": this engine runs linux containers only')
     image = _image(ctx, config)
     warnings = validate.check(config, asked, frozenset(CAPABILITIES))
+    warnings += refusals.check(config, asked, ctx.registry)
     warnings += _warnings(asked)
     asked, discarded = ability.kept(asked)
     warnings += discarded
@@ -37,6 +50,7 @@ async def create(
     argv = merge.command_line(merged)
     host = defaults.host_config(asked, ctx.config, cgroups_v2=ctx.cgroups_v2)
     host["Links"] = links.resolved(host, ctx.registry)
+    drivers.check_create(host["LogConfig"]["Type"], host["LogConfig"].get("Config") or {})
     container = Container(
         id=names.new_id(),
         name=names.checked(name) if name else _free_name(ctx),
@@ -126,6 +140,7 @@ async def _make(ctx: Context, container: Container) -> None:
         prepared = True
         (ctx.snapshots.layer_dir(container.id) / scaffold.MARK).touch(mode=0o755)
         container.mounts = await mounts.settle(container, ctx.registry, ctx.volumes)
+        volumemounts.settle_images(ctx, container)
         ctx.config.container_dir(container.id).mkdir(mode=0o710, parents=True)
         await populate.volumes(ctx, container)
         await ctx.registry.add(container)

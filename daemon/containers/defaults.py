@@ -43,7 +43,7 @@ _HOST: dict[str, Any] = {
     "ContainerIDFile": "",
     "LogConfig": None,
     "NetworkMode": "bridge",
-    "PortBindings": {},
+    "PortBindings": None,
     "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
     "AutoRemove": False,
     "VolumeDriver": "",
@@ -52,9 +52,9 @@ _HOST: dict[str, Any] = {
     "CapAdd": None,
     "CapDrop": None,
     "CgroupnsMode": "",
-    "Dns": [],
-    "DnsOptions": [],
-    "DnsSearch": [],
+    "Dns": None,
+    "DnsOptions": None,
+    "DnsSearch": None,
     "ExtraHosts": None,
     "GroupAdd": None,
     "IpcMode": "",
@@ -76,18 +76,18 @@ _HOST: dict[str, Any] = {
     "NanoCpus": 0,
     "CgroupParent": "",
     "BlkioWeight": 0,
-    "BlkioWeightDevice": [],
-    "BlkioDeviceReadBps": [],
-    "BlkioDeviceWriteBps": [],
-    "BlkioDeviceReadIOps": [],
-    "BlkioDeviceWriteIOps": [],
+    "BlkioWeightDevice": None,
+    "BlkioDeviceReadBps": None,
+    "BlkioDeviceWriteBps": None,
+    "BlkioDeviceReadIOps": None,
+    "BlkioDeviceWriteIOps": None,
     "CpuPeriod": 0,
     "CpuQuota": 0,
     "CpuRealtimePeriod": 0,
     "CpuRealtimeRuntime": 0,
     "CpusetCpus": "",
     "CpusetMems": "",
-    "Devices": [],
+    "Devices": None,
     "DeviceCgroupRules": None,
     "DeviceRequests": None,
     "MemoryReservation": 0,
@@ -95,7 +95,7 @@ _HOST: dict[str, Any] = {
     "MemorySwappiness": None,
     "OomKillDisable": False,
     "PidsLimit": None,
-    "Ulimits": [],
+    "Ulimits": None,
     "CpuCount": 0,
     "CpuPercent": 0,
     "IOMaximumIOps": 0,
@@ -164,7 +164,7 @@ def host_config(asked: HostConfig, daemon: DaemonConfig, *, cgroups_v2: bool) ->
 
 
 def _logging(asked: HostConfig, daemon: DaemonConfig) -> Any:
+    """The daemon's options are defaults for its own driver only (moby daemon/logs.go mergeAndVerifyLogConfig)."""
     given = asked.get("LogConfig") or {}
-    if given.get("Type"):
-        return {"Type": given["Type"], "Config": given.get("Config") or {}}
-    return {"Type": daemon.log_driver, "Config": {**daemon.log_opts, **(given.get("Config") or {})}}
+    driver, options = given.get("Type") or daemon.log_driver, given.get("Config") or {}
+    return {"Type": driver, "Config": ({**daemon.log_opts} if driver == daemon.log_driver else {}) | options}

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from daemon.containers import exits, health, hostmounts, links, mounts, networks, remove
+from daemon.containers import exits, health, hostmounts, links, mounts, networks, remove, volumemounts
 from daemon.containers.context import Context
 from daemon.containers.logs.options import log_spec
 from daemon.containers.model import Container
@@ -89,7 +89,7 @@ async def _launch(ctx: Context, container: Container) -> None:
     started = await ctx.runtime.start(
         container.id,
         bundle,
-        log=log_spec(container, ctx.config),
+        log=await log_spec(container, ctx.config),
         open_stdin=container.open_stdin,
         stdin_once=bool(container.config.get("StdinOnce")),
         tty=container.tty,
@@ -156,6 +156,7 @@ async def _look_around(ctx: Context, container: Container) -> Surroundings:
         joined=joined,
         shm=shared_memory(container, ctx.registry, ctx.config),
         linked=links.environment(container, ctx.registry),
+        special=volumemounts.special(ctx, container),
     )
 
 

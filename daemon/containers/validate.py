@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator
 
 from daemon.containers import signals
+from daemon.containers.logs import drivers
 from daemon.containers.wire import Config, HealthConfig, HostConfig, Resources, RestartPolicy
 from storage.errors import InvalidArgument
 
 MINIMUM_MEMORY = 6 << 20
 _POLICIES = ("no", "always", "on-failure", "unless-stopped")
 _CAPABILITY_ANY = {"ALL"}
-LOG_DRIVERS = ("json-file", "local", "none", "journald", "syslog")
+LOG_DRIVERS = drivers.DRIVERS
 
 
 def check(config: Config, host: HostConfig, capabilities: frozenset[str]) -> list[str]:
@@ -26,7 +27,6 @@ def check(config: Config, host: HostConfig, capabilities: frozenset[str]) -> lis
     _modes(config, host)
     _restart(host)
     _capabilities(host, capabilities)
-    _logging(host)
     warnings = list(resources(host))
     warnings += _host_limits(host)
     return warnings
@@ -80,7 +80,7 @@ def _modes(config: Config, host: HostConfig) -> None:
     _mode("cgroup namespace", host.get("CgroupnsMode") or "", ("private", "host"), container=False)
     _mode("user namespace", host.get("UsernsMode") or "", ("host",), container=False)
     if host.get("Isolation") not in (None, "", "default"):
-        raise InvalidArgument(f'invalid isolation "{host["Isolation"]}" on linux')
+        raise InvalidArgument(f"invalid isolation ({host['Isolation']}): linux only supports 'default'")
 
 
 def _mode(what: str, value: str, allowed: tuple[str, ...], *, container: bool) -> None:
@@ -154,12 +154,6 @@ def normalised_capability(name: str) -> str:
     return upper if upper == "ALL" or upper.startswith("CAP_") else f"CAP_{upper}"
 
 
-def _logging(host: HostConfig) -> None:
-    driver = (host.get("LogConfig") or {}).get("Type") or ""
-    if driver and driver not in LOG_DRIVERS:
-        raise InvalidArgument(f"logger: no log driver named '{driver}' is registered")
-
-
 def _host_limits(host: HostConfig) -> Iterator[str]:
     score = host.get("OomScoreAdj") or 0
     if not -1000 <= score <= 1000:
@@ -169,9 +163,6 @@ def _host_limits(host: HostConfig) -> Iterator[str]:
     console = host.get("ConsoleSize")
     if console and len(console) != 2:
         raise InvalidArgument(f"invalid console size: {console}")
-    for key in host.get("StorageOpt") or {}:
-        if key != "size":
-            raise InvalidArgument(f"unknown option {key}")
     for ulimit in host.get("Ulimits") or []:
         soft, hard = ulimit.get("Soft", 0), ulimit.get("Hard", 0)
         if hard != -1 and (soft > hard or soft == -1):
@@ -185,13 +176,6 @@ def _host_limits(host: HostConfig) -> Iterator[str]:
         )
     if host.get("KernelMemory") or host.get("KernelMemoryTCP"):
         yield "Specifying a kernel memory limit is deprecated and is ignored by this kernel."
-    if (
-        host.get("CpuCount")
-        or host.get("CpuPercent")
-        or host.get("IOMaximumIOps")
-        or host.get("IOMaximumBandwidth")
-    ):
-        yield "CpuCount, CpuPercent, IOMaximumIOps and IOMaximumBandwidth apply to Windows only and are ignored."
 
 
 def resources(limits: Resources) -> Iterator[str]:
@@ -200,9 +184,6 @@ def resources(limits: Resources) -> Iterator[str]:
     _cpu(limits)
     _cpuset(limits)
     _block(limits)
-    pids = limits.get("PidsLimit")
-    if pids is not None and pids < -1:
-        raise InvalidArgument(f"invalid pids limit: {pids}")
     for rule in limits.get("DeviceCgroupRules") or []:
         if not re.match(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}$", rule):
             raise InvalidArgument(f"invalid device cgroup rule format: '{rule}'")
@@ -263,7 +244,7 @@ def _cpuset(limits: Resources) -> None:
             wanted = parse_ranges(text)
         except ValueError:
             raise InvalidArgument(
-                f"Invalid value {text} for {field.lower().replace('cpuset', 'cpuset ')}"
+                f"Invalid value {text} for {field.lower().replace('cpuset', 'cpuset ')}: invalid format: {text}"
             ) from None
         if not wanted <= available:
             what = "CPUs" if field == "CpusetCpus" else "memory nodes"

@@ -17,7 +17,9 @@ def compress(path: str) -> None:
     try:
         with open(path, "rb") as source, open(temporary, "wb") as target:
             os.fchmod(target.fileno(), 0o640)
-            with gzip.GzipFile(filename="", mode="wb", fileobj=target, compresslevel=6, mtime=0) as packed:
+            status = os.fstat(source.fileno())
+            name = f"{status.st_ino}-{status.st_mtime_ns}"  # by which readers know the file again
+            with gzip.GzipFile(filename=name, mode="wb", fileobj=target, compresslevel=6, mtime=0) as packed:
                 shutil.copyfileobj(source, packed, 256 << 10)
         os.rename(temporary, f"{path}.gz")
     except OSError:

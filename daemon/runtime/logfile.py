@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import sys
 
+from daemon.runtime import logremote
 from daemon.runtime.loglines import JsonEncoder, Lines, LocalEncoder
 
 TYPE_CHECKING = False
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from daemon.runtime.loglines import Encoder
+    from daemon.runtime.logremote import Forwarding
+    from daemon.runtime.loop import Loop
 
     Watch = Callable[[int, Callable[[], None]], None]
 
@@ -48,7 +51,9 @@ def parse_size(text: str) -> int:
         size = int(float(number) * _UNITS[unit])
     except (ValueError, KeyError, OverflowError):
         raise LogError(f"invalid size: '{text}'") from None
-    if size <= 0:
+    if size < 0:
+        raise LogError(f"invalid size: '{text}'")
+    if size == 0:
         raise LogError("max-size must be a positive number")
     return size
 
@@ -73,6 +78,7 @@ class LogFile:
         "_compressor",
         "_fd",
         "_files",
+        "_limit",
         "_path",
         "_watch",
         "failed",
@@ -81,12 +87,23 @@ class LogFile:
         "size",
     )
 
-    def __init__(self, path: str, *, capacity: int, files: int, compress: bool, watch: Watch) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        capacity: int,
+        files: int,
+        compress: bool,
+        watch: Watch,
+        limit: int | None = None,
+    ) -> None:
+        """`limit`: with `mode=non-blocking` the bytes kept while a file is being compressed; more is dropped."""
         self._path = path
         self._capacity = capacity
         self._files = files
         self._compress = compress and files > 1
         self._watch = watch
+        self._limit = limit
         self._compressor = 0
         self._backlog: list[tuple[bytes, Encoder]] = []
         self.failed = 0
@@ -109,13 +126,14 @@ class LogFile:
 
     @property
     def blocked(self) -> bool:
-        """Entries wait for a compressor to end."""
-        return bool(self._backlog)
+        """Entries wait for a compressor to end, and no more should come."""
+        return bool(self._backlog) and self._limit is None
 
     def write(self, batch: bytes, encoder: Encoder) -> None:
         """Appends entries, rotating between them as needed; one write per file touched."""
         if self._backlog:
-            self._backlog.append((batch, encoder))
+            if self._limit is None or sum(len(b) for b, _ in self._backlog) + len(batch) <= self._limit:
+                self._backlog.append((batch, encoder))
             return
         while batch:
             if self.size >= self._capacity > 0:
@@ -212,36 +230,61 @@ class LogFile:
 
 
 class Log:
-    """The log of one container: its file and the encoders of its streams."""
+    """The log of one container: where it goes and the encoders of its streams."""
 
-    __slots__ = ("_encode", "attributes", "file")
+    __slots__ = ("_encoder", "file")
 
-    def __init__(self, file: LogFile, encode: type[JsonEncoder | LocalEncoder], attributes: dict[str, str]):
+    def __init__(self, file: LogFile | Forwarding, encoder: Callable[[str], Encoder]) -> None:
         self.file = file
-        self._encode = encode
-        self.attributes = attributes
+        self._encoder = encoder
 
     def stream(self, name: str) -> tuple[Lines, Encoder]:
         """What cuts and encodes the stream `name`: "stdout" or "stderr"."""
-        encoder = self._encode(name, self.attributes)
+        encoder = self._encoder(name)
         return Lines(encoder), encoder
 
 
-def open_log(spec: dict[str, Any] | None, watch: Watch) -> Log | None:
+def open_log(spec: dict[str, Any] | None, watch: Watch, loop: Loop | None = None) -> Log | None:
     """The log that `spec` ({driver, path, options}) asks for; None for no log. Raises LogError."""
     if spec is None or spec["driver"] == "none":
         return None
     driver, options = spec["driver"], spec["options"]
-    if driver not in ("json-file", "local"):
-        raise LogError(f"logger: no log driver named '{driver}' is registered")
-    local = driver == "local"
-    known = {name: value for name, value in options.items() if value != "" and not name.startswith(ATTRIBUTE)}
-    capacity = parse_size(known["max-size"]) if "max-size" in known else 20 * 1024 * 1024 if local else -1
-    files = _number(known, "max-file", 5 if local else 1)
-    compress = known.get("compress", "true" if local else "false").lower() in ("1", "t", "true")
+    limit = ring_size(options)
+    if driver in ("json-file", "local"):
+        attributes = logremote.with_prefix(options, ATTRIBUTE)
+        encode = LocalEncoder if driver == "local" else JsonEncoder
+        return Log(_open_file(spec, watch, limit), lambda stream: encode(stream, attributes))
+    if driver in ("journald", "syslog") and loop is not None:
+        return _open_remote(spec, watch, loop, limit)
+    raise LogError(f"logger: no log driver named '{driver}' is registered")
+
+
+def ring_size(options: dict[str, str]) -> int | None:
+    """Bytes that wait at most with `mode=non-blocking`, 1 MB unless told; None when the container waits."""
+    if options.get("mode") != "non-blocking":
+        return None
+    return int(options.get("max-buffer-bytes") or 1_000_000)
+
+
+def _open_file(spec: dict[str, Any], watch: Watch, limit: int | None) -> LogFile:
+    options = {name: value for name, value in spec["options"].items() if value != "" and ":" not in name}
+    local = spec["driver"] == "local"
+    capacity = parse_size(options["max-size"]) if "max-size" in options else 20 * 1024 * 1024 if local else -1
+    files = _number(options, "max-file", 5 if local else 1)
+    compress = options.get("compress", "true" if local else "false").lower() in ("1", "t", "true")
     if compress and not local and (files < 2 or capacity < 0):
         raise LogError("compress cannot be true when max-file is less than 2 or max-size is not set")
-    file = LogFile(spec["path"], capacity=capacity, files=files, compress=compress, watch=watch)
-    size = len(ATTRIBUTE)
-    attributes = {name[size:]: value for name, value in options.items() if name.startswith(ATTRIBUTE)}
-    return Log(file, LocalEncoder if local else JsonEncoder, attributes)
+    return LogFile(spec["path"], capacity=capacity, files=files, compress=compress, watch=watch, limit=limit)
+
+
+def _open_remote(spec: dict[str, Any], watch: Watch, loop: Loop, limit: int | None) -> Log:
+    """A log elsewhere, with a `local` file beside it where `path` is given (options `cache-...`)."""
+    options = spec["options"]
+    sink = logremote.open_sink(options, loop, limit)
+    make = logremote.encoders(spec["driver"], options, sink)
+    if not spec["path"]:
+        return Log(logremote.Forwarding(sink, None), lambda stream: make(stream, None))
+    beside = {"driver": "local", "path": spec["path"], "options": logremote.with_prefix(options, "cache-")}
+    attributes = logremote.with_prefix(options, ATTRIBUTE)
+    file = logremote.Forwarding(sink, _open_file(beside, watch, limit))
+    return Log(file, lambda stream: make(stream, LocalEncoder(stream, attributes)))

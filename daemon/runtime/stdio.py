@@ -337,7 +337,7 @@ class Process:
 
     def adopt(self, description: dict[str, Any], fds: list[int], *, recover: bool) -> None:
         """Takes over the descriptors. Raises LogError, then nothing was taken."""
-        self.log = open_log(description["log"], self._watch_once)
+        self.log = open_log(description["log"], self._watch_once, self.loop)
         if self.log is not None:
             self.log.file.on_ready = self._log_ready
         self.description = description

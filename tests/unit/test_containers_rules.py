@@ -39,7 +39,6 @@ KNOWN = frozenset(NUMBERS)
         ({}, {"RestartPolicy": {"Name": "maybe"}}, "unknown policy 'maybe'"),
         ({}, {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 3}}, "only be used with 'on-failure'"),
         ({}, {"RestartPolicy": {"Name": "always"}, "AutoRemove": True}, "can't create 'AutoRemove'"),
-        ({}, {"LogConfig": {"Type": "gelf"}}, "no log driver named 'gelf'"),
         ({"WorkingDir": "tmp"}, {}, "the working directory 'tmp' is invalid"),
         ({"Env": ["=x"]}, {}, "invalid environment variable: =x"),
         ({"StopSignal": "SIGFOO"}, {}, "invalid signal: SIGFOO"),

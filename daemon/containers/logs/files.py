@@ -1,7 +1,9 @@
 """Log files read back: rotated files first (`.N`, `.N.gz`), then the growing one.
 
-A file that is rotated away while it is read is finished through its open descriptor before the new one
-is begun, so that no line is lost or told twice.
+A file that is rotated away while it is read is finished through its open descriptor before the next one
+is begun, so that no line is lost or told twice. Names shift with every rotation, so the next file is found by
+the *identity* of the one that is open: inode and time of the last write, which a compressed file carries in its
+header (daemon/runtime/compress.py).
 """
 
 from __future__ import annotations
@@ -9,12 +11,16 @@ from __future__ import annotations
 import gzip
 import os
 import re
+from dataclasses import dataclass
 from typing import IO, Protocol, cast
 
 from daemon.clock import parse_rfc3339
 from daemon.containers.logs.entry import Entry, Selection
 
 BATCH = 1 << 16
+HEADER = 64
+"""Bytes of a gzip file that surely hold the name in its header."""
+_NOTED = re.compile(rb"(\d+)-(\d+)")
 _ROTATED = re.compile(r"\.(\d+)(\.gz)?$")
 
 
@@ -44,8 +50,31 @@ class LogFiles:
         return FileCursor(self.path, selection, self._format)
 
 
-def rotated(path: str) -> list[str]:
-    """Older files, oldest first."""
+Identity = tuple[int, int]
+NOBODY: Identity = (-1, 0)
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_ino, status.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One file of a log; `identity` is that of the file it was written as."""
+
+    path: str
+    identity: Identity
+
+
+def rotated(path: str) -> list[Piece]:
+    """Older files, oldest first; looked at until two looks agree, since a rotation may be under way."""
+    before: list[Piece] | None = None
+    while (now := _listed(path)) != before:
+        before = now
+    return now
+
+
+def _listed(path: str) -> list[Piece]:
     directory, name = os.path.split(path)
     found: dict[int, str] = {}
     try:
@@ -58,11 +87,33 @@ def rotated(path: str) -> list[str]:
             number = int(match[1])
             if number not in found or not match[2]:  # while it is compressed both exist
                 found[number] = os.path.join(directory, entry)
-    return [found[number] for number in sorted(found, reverse=True)]
+    pieces = (_piece(found[number]) for number in sorted(found, reverse=True))
+    return [piece for piece in pieces if piece is not None]
 
 
-def _open(path: str) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")
+def _piece(path: str) -> Piece | None:
+    try:
+        if not path.endswith(".gz"):
+            return Piece(path, _identity(os.stat(path)))
+        with open(path, "rb") as file:
+            return Piece(path, _original(file.read(HEADER)))
+    except FileNotFoundError:
+        return None
+
+
+def _original(header: bytes) -> Identity:
+    """What compress.py noted in a gzip header as the file's name (RFC 1952, FNAME)."""
+    if len(header) > 10 and header[3] & 8:
+        match = _NOTED.fullmatch(header[10:].partition(b"\0")[0])
+        if match:
+            return int(match[1]), int(match[2])
+    return NOBODY
+
+
+def _unpacked(file: IO[bytes]) -> IO[bytes]:
+    packed = gzip.GzipFile(fileobj=file, mode="rb")
+    packed.myfileobj = file  # type: ignore[assignment] # closed with it, as gzip.open's is
+    return cast(IO[bytes], packed)
 
 
 class FileCursor:
@@ -75,7 +126,8 @@ class FileCursor:
         self._selection = selection
         self._pending = b""
         self._file: IO[bytes] | None = None
-        self._older = rotated(path) if selection.tail != 0 else []
+        self._packed: Identity | None = None
+        """The identity of an open compressed file; that of a plain one is read from it."""
         self._backlog: list[Entry] | None = None
         if selection.tail == 0:
             self._open_current()
@@ -99,64 +151,96 @@ class FileCursor:
                 return chosen
         return []
 
+    # -- which file
+
     def _more(self) -> bytes:
         while True:
-            if self._file is None and not self._next_file():
+            if self._file is None and not self._first():
                 return b""
             assert self._file is not None
             data = self._file.read(BATCH)
             if data:
                 return data
-            if not self._exhausted():
+            if self._is_current():
                 return b""
-            self._pending = b""
-            self._older = self._older or self._younger()
-            self._file.close()
-            self._file = None
+            data = self._file.read(BATCH)  # what was written before the rotation that we have just seen
+            if data:
+                return data
+            if not self._next():
+                return b""
 
-    def _younger(self) -> list[str]:
-        """Files rotated away after the open one, which was the current one when it was opened."""
-        assert self._file is not None
-        mine = os.fstat(self._file.fileno())
-        files = rotated(self._path)
-        for index, path in enumerate(files):
-            try:
-                other = os.stat(path)
-            except FileNotFoundError:
-                continue
-            if (mine.st_dev, mine.st_ino) == (other.st_dev, other.st_ino):
-                return files[index + 1 :]
-        return []
-
-    def _next_file(self) -> bool:
-        if self._older:
-            try:
-                self._file = _open(self._older.pop(0))
-            except FileNotFoundError:  # it aged out meanwhile
-                return self._next_file()
-            return True
+    def _first(self) -> bool:
+        while pieces := rotated(self._path):
+            if self._open_piece(pieces[0]):
+                return True
         return self._open_current()
+
+    def _is_current(self) -> bool:
+        if self._packed is not None:
+            return False
+        try:
+            return os.stat(self._path).st_ino == self._own_identity()[0]
+        except FileNotFoundError:  # renamed, and the new one not made yet
+            return not self._younger()
+
+    def _next(self) -> bool:
+        """Goes on to the file after the open one; False when that is not there yet."""
+        while True:
+            younger = self._younger()
+            if not younger:
+                return self._open_current()
+            if self._open_piece(younger[0]):
+                return True
+
+    def _own_identity(self) -> Identity:
+        if self._file is None:
+            return NOBODY
+        return self._packed or _identity(os.fstat(self._file.fileno()))
+
+    def _younger(self) -> list[Piece]:
+        """Rotated files written after the open one; all of them when that has aged out."""
+        mine, pieces = self._own_identity(), rotated(self._path)
+        for index, piece in enumerate(pieces):
+            if piece.identity == mine:
+                return pieces[index + 1 :]
+        return pieces
+
+    def _open_piece(self, piece: Piece) -> bool:
+        """False when names have shifted since: look again."""
+        try:
+            file = open(piece.path, "rb")  # noqa: SIM115 closed by close()
+        except FileNotFoundError:
+            return False
+        packed = piece.path.endswith(".gz")
+        identity = _original(file.read(HEADER)) if packed else _identity(os.fstat(file.fileno()))
+        if identity != piece.identity:
+            file.close()
+            return False
+        file.seek(0)
+        self._take(_unpacked(file) if packed else file, identity if packed else None)
+        return True
 
     def _open_current(self) -> bool:
         try:
-            self._file = open(self._path, "rb")  # noqa: SIM115 closed by close()
+            file = open(self._path, "rb")  # noqa: SIM115 closed by close()
         except FileNotFoundError:
             return False
+        if self._file is not None:
+            current = os.fstat(file.fileno()).st_ino
+            same = self._packed is None and current == self._own_identity()[0]
+            missed = [piece for piece in self._younger() if piece.identity[0] != current]
+            if same or missed:  # rotated between our looking for younger files and this
+                file.close()
+                return False if same else self._next()
+        self._take(file, None)
         return True
 
-    def _exhausted(self) -> bool:
-        """Is the open file an older one, or the current one rotated away and read to its end?"""
-        assert self._file is not None
-        mine = os.fstat(self._file.fileno())
-        try:
-            current = os.stat(self._path)
-        except FileNotFoundError:
-            return False
-        if (mine.st_dev, mine.st_ino) == (current.st_dev, current.st_ino):
-            return False
-        name = getattr(self._file, "name", "")
-        unread = name == self._path and self._file.tell() < mine.st_size  # written to before the rotation
-        return not unread
+    def _take(self, file: IO[bytes], packed: Identity | None) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file, self._packed, self._pending = file, packed, b""
+
+    # -- which entries
 
     def _chosen(self, records: list[bytes]) -> list[Entry]:
         return [entry for record in records if (entry := self._entry(record)) is not None]
@@ -179,27 +263,35 @@ class FileCursor:
 
     def _read_tail(self, count: int) -> list[Entry]:
         """The last `count` chosen entries; leaves the cursor at the end of the current file."""
+        while True:
+            entries: list[Entry] = []
+            if self._open_current():
+                assert self._file is not None
+                size = os.fstat(self._file.fileno()).st_size
+                entries, self._pending = self._tail_of(self._file, size, count)
+                self._file.seek(size)
+            older = self._tail_of_older(count - len(entries))
+            if older is not None:
+                return older + entries
+            self.close()
+
+    def _tail_of_older(self, count: int) -> list[Entry] | None:
+        """The last `count` entries of the rotated files; None when they were rotated meanwhile."""
         entries: list[Entry] = []
-        if self._open_current():
-            assert self._file is not None
-            size = os.fstat(self._file.fileno()).st_size
-            entries, self._pending = self._tail_of(self._file, size, count)
-            self._file.seek(size)
-        for path in reversed(self._older):
+        pieces = rotated(self._path)
+        for piece in reversed(pieces):
             if len(entries) >= count:
                 break
-            try:
-                with _open(path) as file:
-                    older = self._chosen(self._format.split(file.read())[0])
-            except FileNotFoundError:
-                continue
-            entries = (
-                older[len(entries) - count :] + entries
-                if len(older) + len(entries) > count
-                else older + entries
-            )
-        self._older = []
-        return entries[-count:]
+            reader = FileCursor(self._path, Selection(frozenset()), self._format)
+            if not reader._open_piece(piece) or rotated(self._path) != pieces:
+                reader.close()
+                return None
+            assert reader._file is not None
+            with reader._file as file:
+                entries = self._chosen(self._format.split(file.read())[0]) + entries
+        if self._file is not None and not self._is_current():
+            return None
+        return entries[max(0, len(entries) - count) :]
 
     def _tail_of(self, file: IO[bytes], size: int, count: int) -> tuple[list[Entry], bytes]:
         data, position = b"", size
@@ -218,4 +310,4 @@ class FileCursor:
     def close(self) -> None:
         if self._file:
             self._file.close()
-            self._file = None
+        self._file, self._packed = None, None

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+import secrets
+import socket
+from pathlib import Path
 
 from daemon.config import DaemonConfig
+from daemon.containers.logs import drivers
 from daemon.containers.model import Container
 from daemon.runtime.client import LogSpec
+from storage.errors import Internal
+
+_FAILURE = "failed to create task for container: failed to initialize logging driver: "
+_LOCAL_SYSLOG = ("/dev/log", "/var/run/syslog", "/var/run/log")
+DIAL_SECONDS = 10.0
 
 
 def log_path(container: Container, config: DaemonConfig) -> str:
-    """The file of the drivers that pyd can read back; empty for the others."""
+    """`LogPath` of inspect: the file of the drivers that write one of their own."""
     directory = config.container_dir(container.id)
-    match _driver(container):
+    match driver_of(container):
         case "json-file":
             return str(directory / f"{container.id}-json.log")
         case "local":
@@ -21,44 +32,153 @@ def log_path(container: Container, config: DaemonConfig) -> str:
             return ""
 
 
-def _driver(container: Container) -> str:
+def readable_path(container: Container, config: DaemonConfig) -> str:
+    """The file that `logs` reads, if any: for drivers that send logs away, the copy kept beside."""
+    if driver_of(container) in drivers.REMOTE and not drivers.cache_disabled(_given(container)):
+        return str(config.container_dir(container.id) / "container-cached.log")
+    return log_path(container, config)
+
+
+def driver_of(container: Container) -> str:
     return (container.host.get("LogConfig") or {}).get("Type") or "json-file"
 
 
-def log_spec(container: Container, config: DaemonConfig) -> LogSpec:
-    options = dict((container.host.get("LogConfig") or {}).get("Config") or {})
-    for name, value in attributes(container, options).items():
-        options[f"attrs:{name}"] = value
-    return LogSpec(_driver(container), log_path(container, config), options)
+def _given(container: Container) -> dict[str, str]:
+    return dict((container.host.get("LogConfig") or {}).get("Config") or {})
+
+
+async def log_spec(container: Container, config: DaemonConfig) -> LogSpec:
+    """Raises Internal in Docker's words for what only making the logger finds out."""
+    driver, options = driver_of(container), _given(container)
+    try:
+        drivers.check_start(driver, options)
+        for name, value in attributes(container, options).items():
+            options[f"attrs:{name}"] = value
+        if "max-buffer-size" in options:
+            options["max-buffer-bytes"] = str(drivers.ram_bytes(options["max-buffer-size"]))
+        if driver == "syslog":
+            options |= await _syslog(container, options)
+        elif driver == "journald":
+            options |= await _journald(container, options, config.journald_socket)
+    except (ValueError, OSError) as error:
+        raise Internal(_FAILURE + str(error)) from None
+    path = readable_path(container, config)
+    if driver == "local":
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    return LogSpec(driver, path, options)
+
+
+# -- attributes and tags -------------------------------------------------------------------------------------
 
 
 def attributes(container: Container, options: dict[str, str]) -> dict[str, str]:
-    """Extra attributes of each line: log-opts labels, labels-regex, env, env-regex, tag."""
-    chosen: dict[str, str] = {}
-    labels = {k for k in (options.get("labels") or "").split(",") if k}
-    pattern = options.get("labels-regex")
-    for name, value in container.labels.items():
-        if name in labels or (pattern and re.match(pattern, name)):
-            chosen[name] = value
-    wanted = {k for k in (options.get("env") or "").split(",") if k}
-    pattern = options.get("env-regex")
-    for entry in container.config.get("Env") or []:
-        name, _, value = entry.partition("=")
-        if name in wanted or (pattern and re.match(pattern, name)):
-            chosen[name] = value
+    """Extra attributes of each line: log-opts labels, labels-regex, env, env-regex, tag. Raises ValueError."""
+    chosen = _extra(container, options)
     if options.get("tag"):
-        chosen["tag"] = _tag(options["tag"], container)
+        chosen["tag"] = _tag(container, options)
     return chosen
 
 
-def _tag(template: str, container: Container) -> str:
+def _extra(container: Container, options: dict[str, str]) -> dict[str, str]:
+    environment = dict(entry.split("=", 1) for entry in container.config.get("Env") or [] if "=" in entry)
+    return _chosen(container.labels, options, "labels") | _chosen(environment, options, "env")
+
+
+def _chosen(values: dict[str, str], options: dict[str, str], name: str) -> dict[str, str]:
+    wanted = set((options.get(name) or "").split(","))
+    pattern = options.get(f"{name}-regex")
+    return {k: v for k, v in values.items() if k in wanted or (pattern and re.search(pattern, k))}
+
+
+def _tag(container: Container, options: dict[str, str]) -> str:
     known = {
         "ID": container.short_id,
         "FullID": container.id,
         "Name": container.name,
+        "Command": " ".join((container.path, *container.args)),
         "ImageID": container.image_id.removeprefix("sha256:")[:12],
         "ImageFullID": container.image_id,
         "ImageName": container.image,
+        "Hostname": os.uname().nodename,
         "DaemonName": "pyd",
     }
-    return re.sub(r"\{\{\s*\.(\w+)\s*\}\}", lambda m: known.get(m[1], m[0]), template)
+    template = options.get("tag") or drivers.DEFAULT_TAG
+    return drivers.tag(template, known, _extra(container, options))
+
+
+# -- drivers that send logs away -------------------------------------------------------------------------------
+
+
+async def _syslog(container: Container, options: dict[str, str]) -> dict[str, str]:
+    to = drivers.syslog_address(options.get("syslog-address", "")) or _own_syslog()
+    to |= await _dialled(to)
+    fields = {
+        "facility": str(drivers.facility(options.get("syslog-facility", ""))),
+        "format": options.get("syslog-format", ""),
+        "tag": _tag(container, options),
+        "hostname": os.uname().nodename,
+    }
+    return _prefixed("to:", to) | _prefixed("field:", fields)
+
+
+def _own_syslog() -> dict[str, str]:
+    for path in _LOCAL_SYSLOG:
+        for kind, number in (("unixgram", socket.SOCK_DGRAM), ("unix", socket.SOCK_STREAM)):
+            with socket.socket(socket.AF_UNIX, number) as probe:
+                if probe.connect_ex(path) == 0:
+                    return {"kind": kind, "address": path}
+    raise ValueError("Unix syslog delivery error")
+
+
+async def _dialled(to: dict[str, str]) -> dict[str, str]:
+    """One connection for a try, as Docker's: the keeper must neither resolve names nor wait. Raises ValueError."""
+    kind = to["kind"]
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(DIAL_SECONDS):
+            if kind in ("unix", "unixgram"):
+                number = socket.SOCK_DGRAM if kind == "unixgram" else socket.SOCK_STREAM
+                with socket.socket(socket.AF_UNIX, number) as probe:
+                    probe.setblocking(False)
+                    await loop.sock_connect(probe, to["address"])
+                return {}
+            how: int = socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM
+            family, _, _, _, address = (await loop.getaddrinfo(to["host"], int(to["port"]), type=how))[0]
+            with socket.socket(family, how) as probe:
+                probe.setblocking(False)
+                await loop.sock_connect(probe, address)
+            return {"host": str(address[0])}
+    except (OSError, TimeoutError) as error:
+        where = to.get("address") or f"{to['host']}:{to['port']}"
+        number = getattr(error, "errno", None)  # asyncio's own text for it is another
+        why = os.strerror(number).lower() if number else "i/o timeout"
+        raise ValueError(f"dial {kind} {where}: connect: {why}") from None
+
+
+async def _journald(container: Container, options: dict[str, str], path: Path) -> dict[str, str]:
+    to = {"kind": "unixgram", "address": str(path)}
+    try:
+        await _dialled(to)
+    except ValueError:
+        raise ValueError("journald is not enabled on this host") from None
+    name = _tag(container, options)
+    fields = {
+        "CONTAINER_ID": container.short_id,
+        "CONTAINER_ID_FULL": container.id,
+        "CONTAINER_NAME": container.name,
+        "CONTAINER_TAG": name,
+        "IMAGE_NAME": container.image,
+        "SYSLOG_IDENTIFIER": name,
+        "CONTAINER_LOG_EPOCH": secrets.token_hex(32),
+    }
+    extra = {_journal_name(key): value for key, value in _extra(container, options).items()}
+    return _prefixed("to:", to) | _prefixed("field:", fields | {k: v for k, v in extra.items() if k})
+
+
+def _journal_name(name: str) -> str:
+    """Upper case letters, digits and underscores, the first no underscore (moby sanitizeKeyMod)."""
+    return re.sub(r"[^A-Z0-9]", "_", name.upper() if name.isascii() else name).lstrip("_")
+
+
+def _prefixed(prefix: str, values: dict[str, str]) -> dict[str, str]:
+    return {prefix + name: value for name, value in values.items()}

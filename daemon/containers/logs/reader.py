@@ -19,7 +19,7 @@ from daemon.containers.logs.entry import Entry, LogSource, Selection
 from daemon.containers.logs.files import LogFiles
 from daemon.containers.logs.jsonfile import JsonFormat
 from daemon.containers.logs.localfile import LocalFormat
-from daemon.containers.logs.options import log_path
+from daemon.containers.logs.options import driver_of, readable_path
 from daemon.containers.model import Container
 from storage.errors import InvalidArgument, NotImplementedYet
 
@@ -73,12 +73,9 @@ class LogQuery:
 
 def source(ctx: Context, container: Container) -> LogSource:
     """Raises NotImplementedYet in Docker's words for drivers that can't be read back."""
-    driver = (container.host.get("LogConfig") or {}).get("Type")
-    path = log_path(container, ctx.config)
-    if driver == "json-file":
-        return LogFiles(path, JsonFormat())
-    if driver == "local":
-        return LogFiles(path, LocalFormat())
+    path = readable_path(container, ctx.config)
+    if path:
+        return LogFiles(path, JsonFormat() if driver_of(container) == "json-file" else LocalFormat())
     raise NotImplementedYet("configured logging driver does not support reading")
 
 
