@@ -79,7 +79,7 @@ async def inspect(call: Call) -> Response:
     "ContainerTop",
     query=(string("ps_args", "Arguments of ps."),),
     returns=answers.ContainerTop,
-    errors=(404, 409),
+    errors=(400, 404, 409),
 )
 async def top(call: Call) -> Response:
     """The processes of a container."""
@@ -90,7 +90,7 @@ async def top(call: Call) -> Response:
     GET,
     "/containers/{id}/changes",
     "ContainerChanges",
-    returns=list[answers.FilesystemChange],
+    returns=list[answers.FilesystemChange] | None,
     errors=(404,),
 )
 async def changes(call: Call) -> Response:

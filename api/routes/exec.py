@@ -79,7 +79,7 @@ def _console_size(call: Call, options: bodies.ExecStartConfig) -> tuple[int, int
     "/exec/{id}/resize",
     "ExecResize",
     query=(integer("h", required=True), integer("w", required=True)),
-    errors=(400, 404),
+    errors=(400, 404, 409),
 )
 async def resize(call: Call) -> Response:
     """Tells the tty of a running command its size."""

@@ -202,7 +202,7 @@ async def _save(call: Call, names: list[str]) -> Response:
     "ImageSearch",
     query=(string("term", required=True), integer("limit"), FILTERS),
     returns=list[answers.SearchResult],
-    errors=(400,),
+    errors=(400, 501),
 )
 async def search(call: Call) -> Response:
     """Searches the public registry."""
@@ -220,7 +220,7 @@ async def search(call: Call) -> Response:
     "ImageHistory",
     query=(string("platform"),),
     returns=list[answers.HistoryItem],
-    errors=(404,),
+    errors=(400, 404),
 )
 async def history(call: Call) -> Response:
     """The steps that made an image."""

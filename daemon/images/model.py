@@ -134,8 +134,11 @@ class AuthConfig:
         if not username and fields.get("auth"):
             try:
                 username, _, password = base64.b64decode(str(fields["auth"])).decode().partition(":")
-            except (binascii.Error, UnicodeDecodeError):
+            except ValueError:  # binascii.Error, UnicodeDecodeError, and text that is not even ASCII
                 raise InvalidArgument("invalid X-Registry-Auth header: auth is not base64") from None
+        for token in ("identitytoken", "registrytoken"):
+            if not str(fields.get(token) or "").isascii():  # it becomes a header's value (RFC 9110, 5.5)
+                raise InvalidArgument(f"invalid {token}: not ASCII")
         return cls(
             username,
             password.rstrip("\x00"),

@@ -97,8 +97,12 @@ def _row(operation: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolved(shape: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    while "$ref" in shape or shape.get("type") == "array":
-        shape = schemas[shape["$ref"].split("/")[-1]] if "$ref" in shape else shape["items"]
+    """Through references, lists and what may be null, to the object itself."""
+    while shape.keys() & {"$ref", "items", "anyOf"}:
+        if "$ref" in shape:
+            shape = schemas[shape["$ref"].split("/")[-1]]
+        else:
+            shape = shape["anyOf"][0] if "anyOf" in shape else shape["items"]
     return shape
 
 
