@@ -326,16 +326,26 @@ def client(request: pytest.FixtureRequest, slice_host: Host) -> Client:
     return Client(slice_host, request.param)
 
 
-def test_a_terminal_resizes_and_passes_ctrl_c(client: Client, debian: str) -> None:
-    command = client.command("run", "--rm", "-it", debian, "bash")
-    with terminal(command, rows=31, columns=101) as shell:
-        shell.until("# ")
-        shell.type("tty; stty size\n")
+def test_a_terminal_resizes(client: Client, debian: str) -> None:
+    """Not by an interactive shell: it gives each job a process group, which then gets the signal instead."""
+    script = "trap 'stty size' WINCH; tty; stty size; while :; do sleep 0.1; done"
+    with terminal(
+        client.command("run", "--rm", "-it", debian, "sh", "-c", script), rows=31, columns=101
+    ) as shell:
         shell.until("/dev/pts/0\n31 101\n")
-        shell.type("trap 'stty size' WINCH; echo wait''ing; while :; do sleep 0.1; done\n")
-        shell.until("waiting\n")
         shell.resize(40, 120)
         shell.until("40 120\n")
+        shell.resize(41, 121)
+        shell.until("41 121\n")
+        shell.type("\x03")
+        assert shell.code() == 130
+
+
+def test_ctrl_c_interrupts_what_runs_in_the_terminal(client: Client, debian: str) -> None:
+    with terminal(client.command("run", "--rm", "-it", debian, "bash")) as shell:
+        shell.until("# ")
+        shell.type("sh -c 'echo wait\"\"ing; exec sleep 1000'\n")
+        shell.until("waiting\n")
         shell.type("\x03")
         shell.until("^C")
         shell.until("# ")
