@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from daemon.containers.model import Container
+from storage import failpoints
 from storage.errors import Conflict, InvalidArgument, NotFound
 from storage.records import Delete, Put, Records
 
@@ -84,13 +85,17 @@ class Registry:
             del self._names[name]
 
     async def add(self, container: Container) -> None:
+        failpoints.hit("containers.add")
         await self.save(container)
+        failpoints.hit("containers.added")
         self._insert(container)
 
     async def save(self, container: Container) -> None:
         await self._records.write([Put(KIND, container.id, container.to_record())])
 
     async def drop(self, container: Container) -> None:
+        failpoints.hit("containers.drop")
         await self._records.write([Delete(KIND, container.id)])
+        failpoints.hit("containers.dropped")
         self._by_id.pop(container.id, None)
         self.release(container.name, container.id)

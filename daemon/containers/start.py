@@ -26,6 +26,7 @@ from daemon.containers.surroundings import (
 )
 from daemon.network.model import Attachment
 from daemon.runtime import client as runtime
+from storage import failpoints
 from storage.errors import Conflict, Internal, InvalidArgument, NotModified, PydError
 from storage.snapshots import OverlayMount
 
@@ -86,6 +87,7 @@ async def _launch(ctx: Context, container: Container) -> None:
     mounts.ensure_bind_sources(container.mounts)
     mounts.check_propagation(container.mounts)
     _write_bundle(bundle, spec)
+    failpoints.hit("containers.start")
     started = await ctx.runtime.start(
         container.id,
         bundle,
@@ -97,6 +99,7 @@ async def _launch(ctx: Context, container: Container) -> None:
         runtime=_runtime(ctx, container),
         netns_fd=attachment.netns_fd if attachment else None,
     )
+    failpoints.hit("containers.started")
     container.state.started(started.pid, started.started_at_ns)
     container.had_start = True
     container.network = attachment.settings() if attachment else {}

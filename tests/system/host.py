@@ -30,13 +30,16 @@ class Host:
         self.flags = flags
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "pydd.log"
+        self.environment: dict[str, str] = {}
+        """More for the daemon's own environment at its next start: failpoints."""
 
     def start(self) -> None:
         command = [sys.executable, "-m", "api.serve", "-H", self.url]
         command += ["--data-root", str(self.data_root), "--exec-root", str(self.exec_root)]
         command += ["--pidfile", str(self.directory / "pydd.pid"), *self.flags]
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT, cwd=REPOSITORY)
+            environment = {**ENVIRONMENT, **self.environment}
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=REPOSITORY)
         deadline = time.monotonic() + 30
         while subprocess.run(self._docker("version"), capture_output=True, env=ENVIRONMENT, check=False).returncode:
             if self.process.poll() is not None or time.monotonic() > deadline:
