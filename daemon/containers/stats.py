@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from daemon.cgroups import Stats
@@ -16,6 +17,8 @@ from daemon.containers.model import Container
 from daemon.runtime.client import RuntimeCallError
 
 INTERVAL = 1.0
+PATIENCE = 0.1
+"""Seconds between the end of a container's accounting and the news of its exit, at most so far apart."""
 Sample = dict[str, Any]
 
 
@@ -33,12 +36,19 @@ class Sampler:
         if not stream:
             yield await self._single(container, one_shot)
             return
-        if not container.state.alive:
-            yield empty(container)
-            # dockerd keeps the stream of a stopped container open, with one empty sample a second
+        while container.id in self._ctx.registry:
+            if container.state.alive:
+                async with contextlib.aclosing(self._live(container)) as live:
+                    async for sample in live:
+                        yield sample
+                await asyncio.sleep(PATIENCE)
+            # dockerd keeps the stream of a container that stops, with one empty sample a second
             while container.id in self._ctx.registry and not container.state.alive:
-                await asyncio.sleep(INTERVAL)
                 yield empty(container)
+                await asyncio.sleep(INTERVAL)
+
+    async def _live(self, container: Container) -> AsyncGenerator[Sample, None]:
+        """Samples of the container's one sampler, until it stops running."""
         queue: asyncio.Queue[Sample | None] = asyncio.Queue(maxsize=8)
         self._clients[container.id].add(queue)
         if container.id not in self._tasks:

@@ -150,8 +150,8 @@ async def _dialled(to: dict[str, str]) -> dict[str, str]:
             return {"host": str(address[0])}
     except (OSError, TimeoutError) as error:
         where = to.get("address") or f"{to['host']}:{to['port']}"
-        number = getattr(error, "errno", None)  # asyncio's own text for it is another
-        why = os.strerror(number).lower() if number else "i/o timeout"
+        code = getattr(error, "errno", None)  # asyncio's own text for it is another
+        why = os.strerror(code).lower() if code else "i/o timeout"
         raise ValueError(f"dial {kind} {where}: connect: {why}") from None
 
 
