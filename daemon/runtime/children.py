@@ -46,6 +46,10 @@ class Children:
         else:
             self._expected[pid] = callback
 
+    def forget(self, pid: int) -> None:
+        """Nobody waits for `pid` any more."""
+        self._expected.pop(pid, None)
+
     def exited(self, pid: int) -> Future:
         """A future of the wait status."""
         future = Future()

@@ -252,6 +252,11 @@ class RuntimeClient:
             self._supervisor.post({"op": "ack", "id": event.id, "exec_id": event.exec_id})
             self._delivered.discard(key)
 
+    def expect(self) -> None:
+        """A hint: a start is near. The supervisor gets a clone ready, which takes it two milliseconds less."""
+        if self._supervisor is not None and self._supervisor.open:
+            self._supervisor.post({"op": "expect"})
+
     # -- processes -----------------------------------------------------------------------------------
 
     async def _call(self, op: str, fds: tuple[int, ...] = (), **fields: Any) -> dict[str, Any]:

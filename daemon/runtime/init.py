@@ -40,7 +40,9 @@ _SIOCSIFFLAGS = 0x8914
 class Start:
     """What belongs to one start rather than to the plan: descriptors and switches."""
 
-    __slots__ = ("cgroup", "gate", "handled", "joined", "listener", "preserve", "sources", "stdio", "sync")
+    __slots__ = (
+        "cgroup", "gate", "handled", "joined", "listener", "preserve", "sources", "stdio", "sync", "unshare",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -54,11 +56,18 @@ class Start:
         preserve: int = 0,
         joined: list[tuple[int, int]] | None = None,
         sources: dict[int, int] | None = None,
+        unshare: int = 0,
     ) -> None:
         self.sync, self.stdio, self.handled, self.cgroup = sync, stdio, handled, cgroup
         self.gate, self.listener, self.preserve = gate, listener, preserve
         self.joined = joined or []
         self.sources = sources or {}
+        self.unshare = unshare
+        """CLONE_NEW* of namespaces that the clone did not make (a spare's, spare.py)."""
+
+    def wait(self) -> None:
+        """Until the parent has done its part."""
+        _await(self.sync)
 
 
 class _Stage:
@@ -111,6 +120,8 @@ def _become_init(plan: Plan, start: Start, stage: _Stage) -> None:
     stage.name = "joining namespaces"
     for kind, fd in start.joined:
         sc.setns(fd, kind)
+    if start.unshare:
+        sc.unshare(start.unshare)
     userns = namespaces.has("user")
     if userns:
         _await(start.sync)
@@ -124,7 +135,7 @@ def _become_init(plan: Plan, start: Start, stage: _Stage) -> None:
     _execute(plan.root.early, context, stage)
     if not userns:
         stage.name = "waiting for the parent"
-        _await(start.sync)
+        start.wait()
     stage.name = "setting up namespaces"
     _late_namespaces(plan, context, userns)
     _execute(plan.root.late, context, stage)
@@ -242,7 +253,7 @@ def _detach(start: Start) -> None:
     os.setsid()
     os.umask(0)
     if start.stdio is not None:
-        _place_standard_streams(start.stdio)
+        place_standard_streams(start.stdio)
     first = 3 + start.preserve
     sc.close_range(first, _MAX_FD, sc.CLOSE_RANGE_CLOEXEC)
     for fd in range(3, first):
@@ -251,10 +262,14 @@ def _detach(start: Start) -> None:
 
 def _close_descriptors(start: Start) -> None:
     """Nothing is left open for a working directory or program of /proc/self/fd/N to lead to (CVE-2024-21626)."""
-    first = 3 + start.preserve
     keep = [start.sync.fileno()]
     if start.listener is not None:
         keep.append(start.listener.fileno())
+    close_all_but(keep, 3 + start.preserve)
+
+
+def close_all_but(keep: list[int], first: int) -> None:
+    """Close what is open from `first` on, except `keep`."""
     for fd in sorted(keep):
         if fd > first:
             sc.close_range(first, fd - 1, 0)
@@ -262,7 +277,7 @@ def _close_descriptors(start: Start) -> None:
     sc.close_range(first, _MAX_FD, 0)
 
 
-def _place_standard_streams(stdio: tuple[int, int, int]) -> None:
+def place_standard_streams(stdio: tuple[int, int, int]) -> None:
     copies = [fd if fd == place else os.dup(fd) for place, fd in enumerate(stdio)]
     for place, fd in enumerate(copies):
         if fd == place:

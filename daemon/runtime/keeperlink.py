@@ -104,7 +104,10 @@ class KeeperLink:
         return sock
 
     def _died(self, sock: socket.socket) -> None:
-        """Our child is dead. When it had not accepted us yet, the connection would never tell."""
+        """Our child is dead: what it said last is read first. When it had not accepted us yet, the
+        connection would never tell."""
+        if self._connection is not None and self._connection.sock is sock:
+            self._ready(IN)
         if self._connection is not None and self._connection.sock is sock:
             self._lost()
 

@@ -26,6 +26,7 @@ from daemon.runtime.members import Container, Member
 from daemon.runtime.oci import ForeignFailure, ForeignRuntime
 from daemon.runtime.records import Records, remove_tree
 from daemon.runtime.server import RequestError
+from daemon.runtime.spare import Spares
 from daemon.runtime.starting import Starter
 from daemon.runtime.tasks import start
 
@@ -81,7 +82,8 @@ class Lifecycle:
         self.records = Records(exec_root)
         self.children = children
         self.containers: dict[str, Container] = {}
-        self.starter = Starter(loop, self.children, keeper, self._registered)
+        self.spares = Spares(loop, children, layout, cgroup_root)
+        self.starter = Starter(loop, children, keeper, self.spares, self._registered)
         self.descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def find(self, container_id: object) -> Container:

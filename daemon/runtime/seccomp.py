@@ -42,6 +42,9 @@ class Program:
         self.count = len(code) // _INSTRUCTION
         self.flags = flags
 
+    def __reduce__(self) -> tuple[type[Program], tuple[bytes, int]]:
+        return Program, (self.code.content(), self.flags)  # to a spare (spare.py)
+
     def install(self) -> None:
         try:
             sc.seccomp_set_filter(self.flags, self.count, self.code.address)

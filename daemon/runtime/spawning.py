@@ -67,8 +67,8 @@ def spawn(
         if "user" in namespaces.joined:
             result = _clone_through(flags, dict(joined)[sc.CLONE_NEWUSER], child, entry, pidns=pidns)
         else:
-            result = _clone(flags, child, entry, pidns=pidns)
-        _settle(result, None if entry.complete else cgroup, plan.process, plan if userns else None)
+            result = clone(flags, child, entry, pidns=pidns)
+        settle(result, None if entry.complete else cgroup, plan.process, plan if userns else None)
         return result
     except OSError as error:
         raise _failure(error, "spawning") from error
@@ -97,8 +97,8 @@ def spawn_exec(
 
     try:
         pidns = init_pidfd if plan.flags & sc.CLONE_NEWPID else None
-        result = _clone(0, child, entry, pidns=pidns)
-        _settle(
+        result = clone(0, child, entry, pidns=pidns)
+        settle(
             result,
             None if entry.complete else cgroup,
             plan.process,
@@ -146,7 +146,7 @@ def _open_sources(plan: Plan, opened: list[int]) -> dict[int, int]:
     return sources
 
 
-def _clone(
+def clone(
     flags: int,
     child: Callable[[_socket.socket, list[int]], NoReturn],
     entry: CgroupEntry,
@@ -251,8 +251,14 @@ def _handled_signals() -> list[int]:
     ]
 
 
-def _settle(
-    child: Child, cgroup: Cgroup | None, program: ProcessPlan, plan: Plan | None, *, limits: bool = False
+def settle(
+    child: Child,
+    cgroup: Cgroup | None,
+    program: ProcessPlan,
+    plan: Plan | None,
+    *,
+    limits: bool = False,
+    go: Callable[[], object] | None = None,
 ) -> None:
     """Give the child what only its parent may, then let it go on; on failure it is killed and reaped."""
     try:
@@ -266,7 +272,7 @@ def _settle(
             program.set_limits(child.pid)
         if cgroup is not None:
             cgroup.attach(child.pid)
-        child.sync.send(messages.GO)
+        go() if go else child.sync.send(messages.GO)
     except BaseException as error:
         discard(child)
         if isinstance(error, (OSError, RuntimeFailure)):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from daemon.runtime.loop import Loop
     from daemon.runtime.members import Container, Member
     from daemon.runtime.oci import ForeignRuntime
+    from daemon.runtime.spare import Spares
 
     Registered = Callable[[Container, Member], None]
     RunHooks = Callable[..., Awaitable[None]]
@@ -70,10 +71,13 @@ def close_stdio(stdio: Stdio | None) -> None:
 
 
 class Starter:
-    def __init__(self, loop: Loop, children: Children, keeper: KeeperLink, registered: Registered) -> None:
+    def __init__(
+        self, loop: Loop, children: Children, keeper: KeeperLink, spares: Spares, registered: Registered
+    ) -> None:
         self._loop = loop
         self._children = children
         self._keeper = keeper
+        self._spares = spares
         self._registered = registered
 
     # -- stdio ---------------------------------------------------------------------------------------------
@@ -116,13 +120,20 @@ class Starter:
         self, container: Container, spec: dict[str, Any], *, open_stdin: bool, netns_fd: int | None
     ) -> None:
         plan = launch.prepare(spec, container.bundle, keyring=container.id)
-        container.cgroup.create((spec.get("linux") or {}).get("resources") or {})
+        head = self._spares.take(plan, netns_fd)
 
         def spawn(stdio: Stdio | None) -> launch.Child:
-            return launch.spawn(plan, stdio, cgroup=container.cgroup, gate=False, netns_fd=netns_fd)
+            if head is not None:
+                return head.follow(stdio, container.cgroup)
+            return launch.spawn(plan, stdio, cgroup=container.cgroup, netns_fd=netns_fd)
 
         run_hooks = self._hooks(container, plan.hooks)
-        await self._run(container, container.init, spawn, run_hooks, open_stdin=open_stdin)
+        try:
+            container.cgroup.create((spec.get("linux") or {}).get("resources") or {})
+            await self._run(container, container.init, spawn, run_hooks, open_stdin=open_stdin)
+        finally:
+            if head is not None:
+                head.abandon()
         await run_hooks("poststart")
 
     async def native_exec(

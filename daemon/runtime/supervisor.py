@@ -134,6 +134,9 @@ class Supervisor:
             return {"path": life.find(message["id"]).cgroup_path}
         if op == "hello":
             return {"pid": os.getpid(), "keeper": self._keeper.pid}
+        if op == "expect":
+            life.spares.expect()
+            return {}
         if op == "shutdown":
             return await self._shut_down()
         raise RequestError("refused", f"unknown operation {op!r}")
@@ -150,6 +153,7 @@ class Supervisor:
         if running:
             raise RequestError("refused", f"{len(running)} containers are running")
         await self._keeper.stop()
+        self._life.spares.end()
         self.loop.defer(self.loop.stop)
         return {}
 

@@ -313,6 +313,9 @@ class CodeBuffer:
         self._memory = kind.from_buffer_copy(code)
         self.address = addressof(self._memory)
 
+    def content(self) -> bytes:
+        return bytes(self._memory)
+
 
 def seccomp_set_filter(flags: int, count: int, address: int) -> int:
     """Install the BPF program of `count` instructions at `address` (struct sock_fprog, seccomp(2))."""

@@ -1,0 +1,293 @@
+"""A spare: one clone of the supervisor that waits for the next container's plan, its namespaces made already.
+
+What it saves is most of a start: clone3 with its namespaces (0.8 ms), and the child's first some two hundred page
+copies (3 us each). The plan travels pickled through the sync socket, the network namespace beside it, and the spare
+builds the root while the supervisor makes cgroup and pipes, which follow. From there on it is an
+ordinary init (init.py).
+
+Model
+    There is at most one. It is of the usual kind (new pid, ipc and uts namespaces) and serves plans that want
+    just those; any other plan, and any that comes while there is none, is started by `launch.spawn`. Taken,
+    it is replaced when the supervisor has had time for the container's other business. It belongs to nobody:
+    no descriptor but its end of the socket is open in it, it cannot be dumped, and it dies with the supervisor.
+
+    Only where v1 hierarchies have the limits: there a process enters its cgroups by itself at once, while on v2
+    moving any process but a clone's takes an RCU grace period (joining.py). A hybrid's v2 tree, which limits
+    nothing, has the spare in the directory above the containers'.
+
+    The mount namespace is made when the plan has come: a copy of an earlier moment would lack what the host has
+    mounted since.
+
+Life
+    expect (a start is near, or has just been) ──> waiting ──take──> Head ──follow──> a container's init
+                                                      └──AGE passed, end──> gone
+"""
+
+from __future__ import annotations
+
+import _pickle
+import _socket
+import gc
+import os
+
+from daemon.runtime import devices, init, messages, operations, spawning
+from daemon.runtime import syscalls as sc
+from daemon.runtime.errors import LaunchError
+from daemon.runtime.joining import CgroupEntry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from daemon.cgroups import Cgroup, Layout
+    from daemon.runtime.children import Children
+    from daemon.runtime.launch import Child, Plan, Stdio
+    from daemon.runtime.loop import Loop, Timer
+else:
+    import _signal
+
+PAUSE = 0.02
+"""Seconds from a start to the next spare: a short-lived container has come to its end by then."""
+AGE = 4.0
+"""Seconds that a spare waits: an idle supervisor has none, and a container's /proc/1/stat tells no stale start."""
+LIMIT = 60 << 10
+_NAMESPACES = sc.CLONE_NEWPID | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS
+_MADE_LATER = sc.CLONE_NEWNS | sc.CLONE_NEWNET
+
+
+class Head:
+    """A spare that has its plan and builds the container's root meanwhile: `follow` or `abandon` it."""
+
+    __slots__ = ("_child", "_plan")
+
+    def __init__(self, child: Child, plan: Plan) -> None:
+        self._child: Child | None = child
+        self._plan = plan
+
+    def follow(self, stdio: Stdio | None, cgroup: Cgroup) -> Child:
+        """Hand over the rest, as `launch.spawn` does; on failure it is gone."""
+        child, self._child = self._child, None
+        assert child is not None
+        entry = CgroupEntry(cgroup)
+        entry.close()
+        fds = [] if stdio is None else [stdio.stdin, stdio.stdout, stdio.stderr]
+        message = messages.GO + "\0".join(entry.tasks).encode()
+        spawning.settle(
+            child,
+            None if entry.tasks else cgroup,
+            self._plan.process,
+            None,
+            go=lambda: _send(child.sync, message, fds),
+        )
+        return child
+
+    def abandon(self) -> None:
+        """Harmless after `follow`."""
+        child, self._child = self._child, None
+        if child is not None:
+            spawning.discard(child)
+
+
+class Spares:
+    """The supervisor's side: at most one spare."""
+
+    __slots__ = ("_children", "_loop", "_order", "_parent", "_spare", "_timer", "_usable")
+
+    def __init__(self, loop: Loop, children: Children, layout: Layout, cgroup_root: str) -> None:
+        self._loop, self._children = loop, children
+        self._usable = layout.kind != "unified"
+        self._parent = f"{layout.unified}/{cgroup_root}" if layout.unified else None
+        self._spare: Child | None = None
+        self._timer: Timer | None = None
+        self._order = b""
+
+    def expect(self) -> None:
+        """A start is near: have a spare for it."""
+        if self._spare is None:
+            self._make_after(0)
+        else:
+            self._drop_after(AGE)
+
+    def end(self) -> None:
+        self._usable = False
+        self._drop()
+
+    def take(self, plan: Plan, netns_fd: int | None) -> Head | None:
+        """The spare, on its way with the plan; None where `launch.spawn` has to do it."""
+        self._make_after(PAUSE)
+        spare = self._spare
+        if spare is None or not suits(plan, netns_fd):
+            return None
+        order = _pickle.dumps((plan, netns_fd is not None), 5)
+        if len(order) > LIMIT:
+            return None
+        try:
+            _send(spare.sync, order, [] if netns_fd is None else [netns_fd])
+        except OSError:
+            return None  # it is dead
+        self._order = order
+        self._spare = None
+        self._children.forget(spare.pid)
+        return Head(spare, plan)
+
+    def _schedule(self, seconds: float, what: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.later(seconds, what) if self._usable else None
+
+    def _make_after(self, seconds: float) -> None:
+        self._schedule(seconds, self._make)
+
+    def _drop_after(self, seconds: float) -> None:
+        self._schedule(seconds, self._drop)
+
+    def _make(self) -> None:
+        self._drop_after(AGE)
+        if self._spare is not None:
+            return
+        entry = CgroupEntry(None)
+        order = self._order
+        try:
+            if self._parent:
+                os.makedirs(self._parent, exist_ok=True)
+                entry.directory_fd = os.open(self._parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            spare = spawning.clone(
+                _NAMESPACES, lambda sync, handled: _wait(sync, handled, order), entry, pidns=None
+            )
+        except OSError:
+            return  # starts go the other way
+        finally:
+            entry.close()
+        self._spare = spare
+        self._children.expect(spare.pid, lambda status: self._died(spare))
+
+    def _died(self, spare: Child) -> None:
+        """Killed by somebody."""
+        if self._spare is spare:
+            self._spare = None
+            spare.sync.close()
+            os.close(spare.pidfd)
+
+    def _drop(self) -> None:
+        self._schedule(0, lambda: None)
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            self._children.forget(spare.pid)
+            spawning.discard(spare)
+
+
+def suits(plan: Plan, netns_fd: int | None) -> bool:
+    """Does the plan want the namespaces that a spare has? Nor may it depend on the host's name or on hooks."""
+    joined = plan.namespaces.joined
+    return (
+        plan.namespaces.new & ~sc.CLONE_NEWNET == _NAMESPACES | sc.CLONE_NEWNS
+        and (not joined or (set(joined) == {"network"} and netns_fd is not None))
+        and plan.hooks is None
+        and bool(plan.hostname)
+    )
+
+
+def _send(sync: _socket.socket, message: bytes, fds: list[int]) -> None:
+    packed = b"".join(fd.to_bytes(4, "little") for fd in fds)
+    ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if fds else []
+    sync.sendmsg([message], ancillary, _socket.MSG_NOSIGNAL)
+
+
+def _receive(sync: _socket.socket) -> tuple[bytes, list[int]]:
+    message, ancillary, _, _ = sync.recvmsg(LIMIT, 64, _socket.MSG_CMSG_CLOEXEC)
+    packed = ancillary[0][2] if ancillary else b""
+    return message, [int.from_bytes(packed[at : at + 4], "little") for at in range(0, len(packed), 4)]
+
+
+# -- the child's side ------------------------------------------------------------------------------
+
+
+class SpareStart(init.Start):
+    """A start whose cgroups and stdio come with GO: they are being made while the root is."""
+
+    __slots__ = ()
+
+    def wait(self) -> None:
+        message, fds = _receive(self.sync)
+        if message[:1] != messages.GO:
+            raise LaunchError("the runtime went away while the container was starting", stage="waiting")
+        if len(message) > 1:
+            self.cgroup.tasks = message[1:].decode().split("\0")
+            self.cgroup.enter()
+        if fds:
+            init.place_standard_streams((fds[0], fds[1], fds[2]))
+
+
+def _wait(sync: _socket.socket, handled: list[int], rehearsed: bytes) -> NoReturn:
+    """Let go of what is the supervisor's, wait for the plan, become the container's init."""
+    try:
+        gc.disable()
+        sc.prctl(sc.PR_SET_PDEATHSIG, _signal.SIGKILL)
+        for number in handled:
+            _signal.signal(number, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        init.close_all_but([sync.fileno()], 3)
+        os.umask(0)
+        with open("/proc/self/comm", "wb") as file:
+            file.write(b"pyd-spare")
+        if rehearsed:
+            _rehearse(rehearsed)
+        order, fds = _receive(sync)
+        if not order:
+            os._exit(0)
+        sc.prctl(sc.PR_SET_PDEATHSIG, 0)
+        plan, start = _read(sync, order, fds)
+    except BaseException:
+        os._exit(1)
+    init.run(plan, start)
+
+
+def _read(sync: _socket.socket, order: bytes, fds: list[int]) -> tuple[Plan, init.Start]:
+    plan, network = _pickle.loads(order)
+    new = plan.namespaces.new & _MADE_LATER
+    joined = []
+    if network:
+        joined.append((sc.CLONE_NEWNET, fds[0]))
+        new &= ~sc.CLONE_NEWNET
+    return plan, SpareStart(sync, None, [], CgroupEntry(None), joined=joined, unshare=new)
+
+
+def _rehearse(order: bytes) -> None:
+    """Do what the last container's init did, on an empty root in a mount namespace that is thrown away.
+
+    A page is copied when it is first written to, and reference counts make every use a write: after this most of
+    what the real start will use is this process' own. What fails here will fail, and be reported, there.
+    """
+    host = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    plan, _ = _pickle.loads(order)
+    sc.unshare(sc.CLONE_NEWNS)
+    sc.mount(None, b"/", None, sc.MS_REC | sc.MS_PRIVATE, None)
+    context = operations.Context({})
+    try:
+        context.root = operations.new_filesystem(b"tmpfs", [(b"source", b"rehearsal")], 0)
+        operations.attach_over_root(context.root)
+        for operation in plan.root.early + plan.root.closing:
+            if isinstance(operation, _REHEARSED):
+                operation.execute(context)
+        os.setgroups(())
+        plan.process.find_executable()
+    except (OSError, LaunchError):
+        pass
+    finally:
+        sc.setns(host, sc.CLONE_NEWNS)
+        for fd in (host, context.root, context.proc, context.null, context.devpts, context.mask):
+            if fd >= 0:
+                os.close(fd)
+
+
+_REHEARSED = (
+    operations.OpenProc,
+    operations.FilesystemMount,
+    operations.ReadonlyPath,
+    operations.MaskedPath,
+    devices.MakeDevice,
+    devices.MakeSymlink,
+    devices.LinkPtmx,
+)
