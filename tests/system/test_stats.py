@@ -59,11 +59,10 @@ def test_memory_is_what_processes_hold_without_the_cache(host: Host) -> None:
 
 
 def test_network_counts_what_was_sent(host: Host) -> None:
-    host.docker(
-        "run", "-d", "--name", "server", "busybox", "sh", "-c", "head -c 5000000 /dev/zero | nc -l -p 9"
-    )
+    script = "head -c 5000000 /dev/zero > /file; exec httpd -f -p 80 -h /"
+    host.docker("run", "-d", "--name", "server", "busybox", "sh", "-c", script)
     address = host.inspect("server")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
-    command = f"until nc {address} 9 > /got; [ -s /got ]; do sleep 0.1; done; sleep 1000"
+    command = f"until wget -q -O /got http://{address}/file; do sleep 0.1; done; sleep 1000"
     host.docker("run", "-d", "--name", "client", "busybox", "sh", "-c", command)
     time.sleep(1.5)
     received, sent = pair(shown(host, "client")["NetIO"])

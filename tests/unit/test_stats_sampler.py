@@ -56,7 +56,7 @@ async def test_a_hundred_clients_cost_one_sampler(ctx: Context) -> None:
     assert ctx.runtime.readings <= 4
     for stream in streams:
         await stream.aclose()  # type: ignore[attr-defined]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
     assert not ctx.tasks and not sampler._clients and not sampler._tasks
 
 
