@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from daemon.build.service import Builds
 from daemon.cgroups import detect
 from daemon.config import DaemonConfig
 from daemon.containers import exits, probe, stop
@@ -66,6 +67,7 @@ class Engine:
         )
         self.containers = Containers(self.ctx)
         self.execs = Execs(self.ctx)
+        self.builds = Builds(self.ctx, self.records, self.images.store)
         self.system = System(self)
 
     @classmethod
@@ -87,6 +89,7 @@ class Engine:
         live = {cid for cid, state in states.items() if state.exit_status is None and cid in self.registry}
         await self.networks.start(live)
         await reconcile(self.ctx, states)
+        await self.builds.start()
         self.runtime.on_resync = self._on_resync
         self.ctx.spawn(self._purge(), "purge")
         self.system.started()
@@ -107,6 +110,7 @@ class Engine:
         for task in tuple(self.ctx.tasks):
             task.cancel()
         await asyncio.gather(*self.ctx.tasks, return_exceptions=True)
+        await self.builds.stop()
         await self.runtime.close()
         await self.networks.stop()
         await self.images.stop()
@@ -140,6 +144,8 @@ class Engine:
             if not probe.on_exit(event.exec_id, event.status):
                 self.execs.on_exit(event)
             return
+        if self.builds.on_exit(event):
+            return
         self.execs.forget_running(event.id)
         self.ctx.spawn(self._exited(event), f"exit {event.id[:12]}")
 
@@ -166,7 +172,11 @@ class Engine:
     # -- who uses what
 
     def _image_uses(self, image_id: str) -> list[ImageUse]:
-        return [ImageUse(c.id, c.state.running) for c in self.registry if c.image_id == image_id]
+        return [
+            ImageUse(c.id, c.state.running)
+            for c in self.registry
+            if c.image_id == image_id or any(p.type == "image" and p.source == image_id for p in c.mounts)
+        ]
 
     def _volume_users(self, name: str) -> list[str]:
         return [c.id for c in self.registry if any(p.name == name for p in c.mounts if p.type == "volume")]

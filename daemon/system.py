@@ -53,6 +53,11 @@ class System:
             identifier = "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
             self._engine.records.write_sync([Put("engine", "id", {"id": identifier})])
 
+    @property
+    def cgroups_v2(self) -> bool:
+        """Whether every controller is in the one v2 tree."""
+        return self._engine.ctx.cgroups_v2
+
     def ping_headers(self) -> dict[str, str]:
         return {
             "Api-Version": API_VERSION,
@@ -213,13 +218,15 @@ class System:
             usage |= await engine.images.disk_usage()
         if "container" in types:
             usage["Containers"] = [
-                show.row(engine.ctx, c, await show.sizes(engine.ctx, c)) for c in engine.registry
+                show.row(engine.ctx, c, await show.sizes(engine.ctx, c))
+                for c in sorted(engine.registry, key=lambda c: c.created, reverse=True)
             ]
         if "volume" in types:
             usage["Volumes"] = [await self._volume_usage(v) for v in engine.volumes.all()]
         if "build-cache" in types:
-            usage |= {"BuildCache": [], "BuilderSize": 0}
-        return usage
+            usage["BuildCache"] = engine.builds.rows()
+        absent = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
+        return absent | usage
 
     async def _volume_usage(self, volume: Volume) -> dict[str, Any]:
         size = await asyncio.to_thread(size_of, Path(volume.mountpoint))

@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from api.createversion import adapt
 from api.models import answers, bodies
 from api.operation import DELETE, GET, POST, Call, Resource, answer, empty, no_content
 from api.query import FILTERS, flag, integer, several, string
@@ -15,6 +16,7 @@ from storage.errors import InvalidArgument, PydError
 RESOURCE = Resource("Container")
 operation = RESOURCE.operation
 
+NOT_USER_DEFINED = ("bridge", "host", "none")
 STOP_QUERY = (string("signal"), integer("t", "Seconds before it is killed; -1 waits for ever."))
 
 
@@ -35,6 +37,9 @@ async def list_containers(call: Call) -> Response:
         size=query.flag("size"),
         filters=query.filters(),
     )
+    if call.version < (1, 46):
+        for row in listed:
+            row["HostConfig"].pop("Annotations", None)
     return answer(listed)
 
 
@@ -56,7 +61,9 @@ async def create(call: Call) -> Response:
         raise InvalidArgument("config cannot be empty in order to create a container")
     name = call.query.string("name") or None
     platform = call.query.string("platform") or None if call.version >= (1, 41) else None
+    warnings = adapt(request, call.version, cgroups_v2=call.engine.system.cgroups_v2)
     created = await call.engine.containers.create(name, request, platform, call.version)
+    created["Warnings"] = [*created["Warnings"], *warnings]
     return answer(created, 201)
 
 
@@ -70,7 +77,21 @@ async def create(call: Call) -> Response:
 )
 async def inspect(call: Call) -> Response:
     """All there is to know of a container."""
-    return answer(await call.engine.containers.inspect(call.path("id"), size=call.query.flag("size")))
+    found = await call.engine.containers.inspect(call.path("id"), size=call.query.flag("size"))
+    if call.version < (1, 45):
+        found = _with_dns_names(found)
+    return answer(found)
+
+
+def _with_dns_names(found: dict[str, Any]) -> dict[str, Any]:
+    """Before DNSNames there was (1.45), an endpoint's aliases held the short ID and the host name too."""
+    settings = found["NetworkSettings"]
+    networks = dict(settings["Networks"])
+    for name, endpoint in networks.items():
+        if name not in NOT_USER_DEFINED:
+            names = [*(endpoint.get("Aliases") or ()), found["Id"][:12], found["Config"]["Hostname"]]
+            networks[name] = {**endpoint, "Aliases": list(dict.fromkeys(names))}
+    return found | {"NetworkSettings": {**settings, "Networks": networks}}
 
 
 @operation(
@@ -124,7 +145,11 @@ async def start(call: Call) -> Response:
 )
 async def stop(call: Call) -> Response:
     """Stops a container: its stop signal first, SIGKILL after the time-out."""
-    await call.engine.containers.stop(call.path("id"), **_stop_options(call))
+    ref, options = call.path("id"), _stop_options(call)
+    try:
+        await call.engine.containers.stop(ref, **options)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"cannot stop container: {ref}: {error}") from error
     return no_content()
 
 

@@ -51,7 +51,14 @@ async def version(call: Call) -> Response:
 @operation(GET, "/info", "SystemInfo", returns=answers.SystemInfo)
 async def info(call: Call) -> Response:
     """What the daemon is and has."""
-    return answer(await call.engine.system.info())
+    found = await call.engine.system.info()
+    if call.version < (1, 50):
+        found |= {"BridgeNfIptables": True, "BridgeNfIp6tables": True}
+    if call.version < (1, 49):
+        found.pop("FirewallBackend", None)
+    if call.version < (1, 42):
+        found["KernelMemory"] = False
+    return answer(found)
 
 
 @operation(

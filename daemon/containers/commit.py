@@ -37,6 +37,7 @@ async def commit(
     except PydError:
         parent = None
     settings = merged(config or Config(), dict(container.config))
+    settings["Labels"] = settings.get("Labels") or None
     async with _frozen(ctx, container, pause):
         image_id = await ctx.images.commit(
             container.id,

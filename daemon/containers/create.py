@@ -24,6 +24,7 @@ from daemon.containers.logs import drivers
 from daemon.containers.model import Container
 from daemon.containers.spec import devices, security
 from daemon.containers.wire import Config, CreateRequest, EndpointSettings, HostConfig
+from daemon.images import platforms
 from daemon.images.model import Image
 from daemon.runtime.capabilities import NUMBERS as CAPABILITIES
 from storage.errors import InvalidArgument, NotFound
@@ -37,9 +38,9 @@ async def create(
     """Docker's `{"Id", "Warnings"}`. Raises InvalidArgument, NotFound (image), Conflict (name)."""
     asked: HostConfig = request.get("HostConfig") or HostConfig()
     config = Config(**{k: v for k, v in request.items() if k not in _NOT_CONFIG})  # type: ignore[typeddict-item]
-    if platform and not platform.startswith("linux"):
-        raise InvalidArgument(f'invalid platform "{platform}": this engine runs linux containers only')
     image = _image(ctx, config)
+    if platform and image:
+        _check_platform(image, config.get("Image", ""), platform)
     warnings = validate.check(config, asked, frozenset(CAPABILITIES))
     warnings += refusals.check(config, asked, ctx.registry)
     warnings += _warnings(asked)
@@ -76,6 +77,16 @@ def _image(ctx: Context, config: Config) -> Image | None:
     if not ref:
         raise InvalidArgument("no image specified: Image is empty")
     return ctx.images.resolve(ref)
+
+
+def _check_platform(image: Image, ref: str, platform: str) -> None:
+    wanted = platforms.parse(platform)
+    if not platforms.satisfies(wanted, image.config):
+        own = platforms.Platform.of(image.config)
+        raise NotFound(
+            f"image with reference {ref} was found but its platform ({own}) does not match the specified "
+            f"platform ({wanted})"
+        )
 
 
 def _warnings(asked: HostConfig) -> list[str]:
@@ -128,6 +139,7 @@ def _endpoints(ctx: Context, host: HostConfig, request: CreateRequest) -> dict[s
     for name, settings in asked.items():
         chosen[name] = EndpointSettings(**(settings or {}))
     for name, settings in chosen.items():
+        refusals.check_mac(name, settings.get("MacAddress") or "")
         ctx.networks.check(name, settings)
     return chosen
 

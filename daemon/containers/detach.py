@@ -8,11 +8,14 @@ DEFAULT = b"\x10\x11"
 _CONTROL = {"@": 0, "[": 27, "\\": 28, "]": 29, "^": 30, "_": 31}
 
 
-def detach_keys(text: str | None) -> bytes:
-    """Raises InvalidArgument naming the key that is none."""
+def detach_keys(text: str | None, *, what: str = "detach") -> bytes:
+    """Raises InvalidArgument when a key is none; exec calls them escape keys."""
     if not text:
         return DEFAULT
-    return bytes(_key(key) for key in text.split(","))
+    try:
+        return bytes(_key(key) for key in text.split(","))
+    except ValueError:
+        raise InvalidArgument(f"Invalid {what} keys ({text}) provided") from None
 
 
 def _key(key: str) -> int:
@@ -24,4 +27,4 @@ def _key(key: str) -> int:
             return ord(name) - ord("a") + 1
         if name in _CONTROL:
             return _CONTROL[name]
-    raise InvalidArgument(f"Invalid detach keys ({key}) provided")
+    raise ValueError(key)

@@ -64,7 +64,7 @@ class Execs:
         if not merge.words(config.get("Cmd")):
             raise InvalidArgument("No exec command specified")
         self._check_running(container, ref)
-        detach_keys(config.get("DetachKeys"))
+        detach_keys(config.get("DetachKeys"), what="escape")
         run = Exec(secrets.token_hex(32), container.id, config)
         self._execs[run.id] = run
         container.execs.add(run.id)

@@ -77,7 +77,7 @@ async def piped(write: Callable[[BinaryIO], None]) -> AsyncIterator[bytes]:
 async def stat_path(ctx: Context, ref: str, path: str) -> dict[str, Any]:
     """X-Docker-Container-Path-Stat. Raises NotFound."""
     container = _with_path(ctx, ref, path)
-    return await asyncio.to_thread(_stat, ctx, container, path)
+    return await asyncio.to_thread(_stat, ctx, container, ref, path)
 
 
 def _with_path(ctx: Context, ref: str, path: str) -> Container:
@@ -89,11 +89,11 @@ def _with_path(ctx: Context, ref: str, path: str) -> Container:
     return container
 
 
-def _missing(container: Container, path: str) -> NotFound:
-    return NotFound(f"Could not find the file {path} in container {container.id}")
+def _missing(ref: str, path: str) -> NotFound:
+    return NotFound(f"Could not find the file {path} in container {ref}")
 
 
-def _stat(ctx: Context, container: Container, path: str) -> dict[str, Any]:
+def _stat(ctx: Context, container: Container, ref: str, path: str) -> dict[str, Any]:
     with mountview.root_of(container, ctx.snapshots) as fd, Root(fd) as root:
         try:
             found = root.stat(path) if path.endswith(("/", "/.")) else root.lstat(path)
@@ -101,9 +101,9 @@ def _stat(ctx: Context, container: Container, path: str) -> dict[str, Any]:
             if stat.S_ISLNK(found.st_mode):
                 link = _target(root, path)
         except OSError:
-            raise _missing(container, path) from None
+            raise _missing(ref, path) from None
     return {
-        "name": posixpath.basename(posixpath.normpath(path)) or "/",
+        "name": "." if path.endswith("/.") else posixpath.basename(posixpath.normpath(path)) or "/",
         "size": found.st_size,
         "mode": go_mode(found.st_mode),
         "mtime": rfc3339(found.st_mtime_ns),
@@ -139,7 +139,7 @@ def go_mode(mode: int) -> int:
 async def get(ctx: Context, ref: str, path: str) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
     """A path's stat and its tar, named after its last component. Raises NotFound."""
     container = _with_path(ctx, ref, path)
-    found = await asyncio.to_thread(_stat, ctx, container, path)
+    found = await asyncio.to_thread(_stat, ctx, container, ref, path)
     name = "." if path.endswith("/.") else posixpath.basename(posixpath.normpath(path)) or "/"
 
     def write(out: BinaryIO) -> None:
@@ -171,7 +171,7 @@ async def put(
         no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
         owner=(lambda uid, gid: owner) if owner else None,
     )
-    await _feed(body, lambda source: _unpack(ctx, container, path, source, options))
+    await _feed(body, lambda source: _unpack(ctx, container, ref, path, source, options))
     ctx.publish(container, "extract-to-dir")
 
 
@@ -188,13 +188,15 @@ def _check_writable(container: Container, path: str) -> None:
         raise InvalidArgument("container rootfs is marked read-only")
 
 
-def _unpack(ctx: Context, container: Container, path: str, source: Readable, options: ExtractOptions) -> None:
+def _unpack(
+    ctx: Context, container: Container, ref: str, path: str, source: Readable, options: ExtractOptions
+) -> None:
     with mountview.root_of(container, ctx.snapshots, writable=True) as fd:
         with Root(fd) as root:
             try:
                 found = root.stat(path)
             except OSError:
-                raise _missing(container, path) from None
+                raise _missing(ref, path) from None
         if not stat.S_ISDIR(found.st_mode):
             raise InvalidArgument("extraction point is not a directory")
         extract(source, fd, options, into=path)

@@ -65,7 +65,7 @@ async def remove(ctx: Context, ref: str) -> None:
     """`rm --link`: drops `/parent/alias`, not the container. Raises NotFound, InvalidArgument."""
     parent_name, _, alias = ref.removeprefix("/").rpartition("/")
     if not parent_name:
-        raise InvalidArgument(f"Conflict, cannot remove the default link name of the container: {ref}")
+        raise InvalidArgument("Conflict, cannot remove the default link name of the container")
     parent = ctx.registry.find(parent_name)
     async with parent.lock:
         left = [

@@ -58,13 +58,24 @@ def check(filters: Filters, accepted: frozenset[str] = ACCEPTED) -> None:
             raise InvalidArgument(f"invalid filter '{key}'")
     for status in filters.get("status", []):
         if status not in STATES:
-            raise InvalidArgument(f"invalid filter 'status={status}'")
+            raise InvalidArgument(
+                f"invalid filter 'status={status}': invalid value for state ({status}): must be one of created, "
+                "running, paused, restarting, removing, exited, dead"
+            )
     for health in filters.get("health", []):
         if health not in ("starting", "healthy", "unhealthy", "none"):
-            raise InvalidArgument(f"invalid filter 'health={health}'")
+            raise InvalidArgument(
+                f"invalid filter 'health={health}': invalid value for health ({health}): must be one of none, "
+                "starting, healthy, unhealthy"
+            )
     for code in filters.get("exited", []):
         if not code.lstrip("-").isdigit():
-            raise InvalidArgument(f"invalid filter 'exited={code}'")
+            raise InvalidArgument(
+                f"invalid filter 'exited={code}': strconv.Atoi: parsing \"{code}\": invalid syntax"
+            )
+    for key in ("publish", "expose"):
+        for port in filters.get(key, []):
+            _check_port(key, port)
     for task in filters.get("is-task", []):
         if task.lower() not in ("0", "1", "true", "false"):
             raise InvalidArgument(f"invalid filter 'is-task=[{task}]'")
@@ -147,6 +158,14 @@ def _port_filter(published: bool) -> Callable[[Context, Container, list[str]], b
         return False
 
     return test
+
+
+def _check_port(key: str, spec: str) -> None:
+    for number in spec.partition("/")[0].split("-"):
+        if not number.isdecimal():
+            raise InvalidArgument(
+                f'error while looking up for {key} {spec}: strconv.ParseUint: parsing "{number}": invalid syntax'
+            )
 
 
 def _port_in(spec: str, port: int, protocol: str) -> bool:

@@ -21,7 +21,7 @@ def words(value: list[str] | str | None) -> list[str]:
 def merged(user: Config, image: dict[str, Any]) -> Config:
     """A new Config; `image` is the `config` member of an OCI image configuration, or {}."""
     result = Config(**user)
-    result["Env"] = _environment(user.get("Env") or [], image.get("Env") or [])
+    result["Env"] = _environment(user.get("Env") or [], image.get("Env") or []) or user.get("Env")
     result["Labels"] = {**(image.get("Labels") or {}), **(user.get("Labels") or {})}
     for field in ("User", "WorkingDir", "StopSignal"):
         if not user.get(field) and image.get(field):

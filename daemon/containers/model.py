@@ -98,6 +98,9 @@ class MountPoint:
     non_recursive: bool = False
     subpath: str = ""
     options: list[str] = field(default_factory=list)
+    driver_options: dict[str, str] | None = None
+    """For making the volume, as its labels."""
+    labels: dict[str, str] | None = None
 
     def as_docker(self) -> dict[str, Any]:
         shown: dict[str, Any] = {"Type": self.type}

@@ -14,7 +14,7 @@ from daemon.containers.model import Container, MountPoint
 from daemon.containers.registry import Registry
 from daemon.containers.wire import HostConfig, Mount
 from daemon.volumes.service import Volumes
-from storage.errors import InvalidArgument
+from storage.errors import InvalidArgument, NotFound, PydError
 
 _ACCESS = ("ro", "rw")
 _LABELS = ("z", "Z")
@@ -26,7 +26,7 @@ def requested(host: HostConfig) -> list[MountPoint]:
     """Mount points of Binds, Mounts and Tmpfs. Raises InvalidArgument naming the specification."""
     points: dict[str, MountPoint] = {}
     for spec in host.get("Binds") or []:
-        _add(points, parse_bind(spec))
+        _add(points, parse_bind(spec, host.get("VolumeDriver") or ""))
     for mount in host.get("Mounts") or []:
         _add(points, parse_mount(mount))
     for target, options in (host.get("Tmpfs") or {}).items():
@@ -46,7 +46,7 @@ def _clean(path: str) -> str:
     return posixpath.normpath("/" + path.lstrip("/"))
 
 
-def parse_bind(spec: str) -> MountPoint:
+def parse_bind(spec: str, driver: str = "") -> MountPoint:
     """`[SOURCE:]DESTINATION[:MODE,...]`; a source that is no path names a volume."""
     invalid = InvalidArgument(f"invalid volume specification: '{spec}'")
     parts = spec.split(":")
@@ -61,7 +61,9 @@ def parse_bind(spec: str) -> MountPoint:
         )
     if _clean(destination) == "/":
         raise InvalidArgument(
-            f"invalid volume specification: '{spec}': invalid specification: destination can't be '/'"
+            f"invalid volume specification: '{spec}': invalid mount config for type "
+            f'"{"bind" if source.startswith("/") else "volume"}": invalid specification: '
+            "destination can't be '/'"
         )
     point = MountPoint("bind" if source.startswith("/") else "volume", "", _clean(destination), mode=mode)
     _apply_mode(point, mode, spec)
@@ -70,8 +72,11 @@ def parse_bind(spec: str) -> MountPoint:
         point.propagation = point.propagation or "rprivate"
     else:
         if point.propagation:
-            raise invalid
-        point.name, point.driver, point.anonymous = source, "local", not source
+            raise InvalidArgument(
+                f"invalid volume specification: '{spec}': invalid mount config for type \"volume\": "
+                "field BindOptions must not be specified"
+            )
+        point.name, point.driver, point.anonymous = source, driver or "local", not source
     return point
 
 
@@ -103,7 +108,7 @@ def parse_mount(mount: Mount) -> MountPoint:
         return InvalidArgument(f'invalid mount config for type "{kind}": {why}')
 
     if kind not in ("bind", "volume", "tmpfs", "image"):
-        raise InvalidArgument(f'mount type unknown: "{kind}"' if kind else 'mount type unknown: ""')
+        raise refuse("mount type unknown")
     if not target:
         raise refuse("field Target must not be empty")
     if not target.startswith("/"):
@@ -115,7 +120,10 @@ def parse_mount(mount: Mount) -> MountPoint:
         _bind_mount(point, mount, refuse)
     elif kind == "volume":
         options = mount.get("VolumeOptions") or {}
-        point.source, point.name, point.driver, point.anonymous = "", source, "local", not source
+        point.source, point.name, point.anonymous = "", source, not source
+        driver = options.get("DriverConfig") or {}
+        point.driver, point.driver_options = driver.get("Name") or "local", driver.get("Options")
+        point.labels = options.get("Labels")
         point.copy_up = not options.get("NoCopy")
         point.subpath = options.get("Subpath") or ""
         point.mode = "z"
@@ -164,8 +172,12 @@ def inherited(host: HostConfig, registry: Registry) -> list[MountPoint]:
     for entry in host.get("VolumesFrom") or []:
         ref, _, mode = entry.partition(":")
         if not ref or mode not in ("", *_ACCESS, *_LABELS):
-            raise InvalidArgument(f"invalid volumes-from specification: '{entry}'")
-        for point in registry.find(ref).mounts:
+            raise InvalidArgument(f"invalid mode: {mode}" if ref else f"invalid volumes-from: '{entry}'")
+        try:
+            other = registry.find(ref)
+        except NotFound as error:
+            raise InvalidArgument(str(error)) from None
+        for point in other.mounts:
             if point.type != "tmpfs":
                 copy = MountPoint(**{**vars(point), "copy_up": False, "anonymous": False})
                 copy.writable = point.writable and mode != "ro"
@@ -182,11 +194,21 @@ async def settle(container: Container, registry: Registry, volumes: Volumes) -> 
         destination = _clean(target)
         if destination not in points:
             points[destination] = MountPoint(
-                "volume", "", destination, driver="local", anonymous=True, copy_up=True
+                "volume",
+                "",
+                destination,
+                driver=container.host.get("VolumeDriver") or "local",
+                anonymous=True,
+                copy_up=True,
             )
     for point in points.values():
         if point.type == "volume":
-            volume = await volumes.create(point.name)
+            try:
+                volume = await volumes.create(
+                    point.name, driver=point.driver, options=point.driver_options, labels=point.labels
+                )
+            except PydError as error:
+                raise type(error)(f"create {point.name}: {error}") from None
             point.name, point.source, point.driver = volume.name, volume.mountpoint, volume.driver
     return sorted(points.values(), key=lambda p: (p.destination.count("/"), p.destination))
 

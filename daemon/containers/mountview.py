@@ -110,7 +110,14 @@ class _View(threading.Thread):
 
 def _source(point: MountPoint) -> int:
     flags = syscalls.OPEN_TREE_CLONE | (0 if point.non_recursive else syscalls.AT_RECURSIVE)
-    tree = syscalls.open_tree(syscalls.AT_FDCWD, os.fsencode(point.source), flags)
+    if point.subpath:
+        top = os.open(point.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        below = inroot.open_path(top, point.subpath)
+        tree = syscalls.open_tree(below, b"", flags | syscalls.AT_EMPTY_PATH)
+        os.close(below)
+        os.close(top)
+    else:
+        tree = syscalls.open_tree(syscalls.AT_FDCWD, os.fsencode(point.source), flags)
     if not point.writable:
         with suppress(OSError):  # a mount below that may not be changed is refused to writers all the same
             attributes = syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE

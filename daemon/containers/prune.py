@@ -51,7 +51,10 @@ def _until(values: list[str] | None) -> int:
     seconds = go_duration(values[0])
     if seconds is not None:
         return int((time.time() - seconds) * SECOND)
-    return parse_timestamp(values[0], what="until")
+    try:
+        return parse_timestamp(values[0], what="until")
+    except InvalidArgument:
+        raise InvalidArgument(f'failed to parse value as time or duration: "{values[0]}"') from None
 
 
 def go_duration(text: str) -> float | None:

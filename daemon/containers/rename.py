@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from daemon.containers import names
 from daemon.containers.context import Context
-from storage.errors import InvalidArgument
+from storage.errors import Conflict, InvalidArgument
 
 
 async def rename(ctx: Context, ref: str, name: str) -> None:
@@ -21,7 +21,10 @@ async def rename(ctx: Context, ref: str, name: str) -> None:
             f"Error when allocating new name: {error}".replace(f"({name})", f"(/{name})")
         ) from None
     async with container.lock:
-        ctx.registry.reserve(fresh, container.id)
+        try:
+            ctx.registry.reserve(fresh, container.id)
+        except Conflict as error:
+            raise Conflict(f"Error when allocating new name: {error}") from None
         old, container.name = container.name, fresh
         try:
             await ctx.registry.save(container)

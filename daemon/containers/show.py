@@ -120,7 +120,8 @@ def row(
     if container.host.get("Annotations"):
         result["HostConfig"]["Annotations"] = container.host["Annotations"]
     if sizes:
-        result |= {"SizeRw": sizes[0], "SizeRootFs": sizes[1]}
+        named = {"SizeRw": sizes[0], "SizeRootFs": sizes[1]}
+        result |= {name: size for name, size in named.items() if size}
     return result
 
 
@@ -162,7 +163,7 @@ async def inspect(ctx: Context, ref: str, *, size: bool) -> dict[str, Any]:
         "ResolvConfPath": str(directory / "resolv.conf") if has_etc else "",
         "HostnamePath": str(directory / "hostname") if has_etc else "",
         "HostsPath": str(directory / "hosts") if has_etc else "",
-        "LogPath": log_path(container, ctx.config),
+        "LogPath": log_path(container, ctx.config) if container.had_start else "",
         "Name": f"/{container.name}",
         "RestartCount": container.restart_count,
         "Driver": "overlay2",

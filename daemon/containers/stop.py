@@ -10,7 +10,7 @@ from daemon.containers import exits, health, signals, start
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.runtime.client import NotRunning, RuntimeCallError
-from storage.errors import Conflict, Internal, InvalidArgument, NotModified
+from storage.errors import Conflict, Internal, NotModified
 
 DEFAULT_TIMEOUT = 10
 GRACE_AFTER_KILL = 10.0
@@ -93,18 +93,15 @@ async def _send(ctx: Context, container: Container, number: int) -> None:
 
 
 async def kill(ctx: Context, ref: str, signal: str | None) -> None:
-    """Raises InvalidArgument (signal), NotFound, Conflict (not running)."""
+    """Raises InvalidArgument (signal), NotFound, Conflict (not running); the API puts `cannot kill` in front."""
     container = ctx.registry.find(ref)
-    try:
-        number = signals.parse(signal) if signal else int(signals_module.SIGKILL)
-    except InvalidArgument as error:
-        raise InvalidArgument(f"cannot kill container: {ref}: {error}") from None
+    number = signals.parse(signal) if signal else int(signals_module.SIGKILL)
     if not container.state.alive:
-        raise Conflict(f"cannot kill container: {ref}: container {container.id} is not running")
+        raise Conflict(f"container {container.id} is not running")
     waiting: asyncio.Future[Any] | None = None
     async with container.lock:
         if not container.state.alive:
-            raise Conflict(f"cannot kill container: {ref}: container {container.id} is not running")
+            raise Conflict(f"container {container.id} is not running")
         if number == signals_module.SIGKILL or number == stop_signal(container):
             container.stopped_by_user = True
         if number == signals_module.SIGKILL:
@@ -112,7 +109,7 @@ async def kill(ctx: Context, ref: str, signal: str | None) -> None:
             container.exit_waiters.append(waiting)
         await _send(ctx, container, number)
     if waiting and not await _within(waiting, GRACE_AFTER_KILL):
-        raise Internal(f"cannot kill container: {ref}: it did not end")
+        raise Internal("it did not end")
 
 
 async def restart(ctx: Context, ref: str, *, timeout: int | None, signal: str | None) -> None:

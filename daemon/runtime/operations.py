@@ -255,10 +255,12 @@ class FilesystemMount:
 class BindMount:
     """Make a file or directory of the host (or of a volume) visible in the root."""
 
-    __slots__ = ("destination", "options", "source")
+    __slots__ = ("destination", "options", "source", "subpath")
 
-    def __init__(self, source: str, destination: str, wanted: MountOptions) -> None:
+    def __init__(self, source: str, destination: str, wanted: MountOptions, subpath: str = "") -> None:
         self.source, self.destination, self.options = source, destination, wanted
+        self.subpath = subpath
+        """Below the source, resolved inside it: another container may put a symlink there."""
 
     @property
     def shared(self) -> bool:
@@ -266,7 +268,14 @@ class BindMount:
 
     def open_source(self) -> int:
         recursive = sc.AT_RECURSIVE if self.options.recursive else 0
-        return sc.open_tree(sc.AT_FDCWD, os.fsencode(self.source), sc.OPEN_TREE_CLONE | recursive)
+        if not self.subpath:
+            return sc.open_tree(sc.AT_FDCWD, os.fsencode(self.source), sc.OPEN_TREE_CLONE | recursive)
+        top = os.open(self.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        below = inroot.open_path(top, self.subpath)
+        os.close(top)
+        tree = clone_tree(below, recursive=bool(recursive))
+        os.close(below)
+        return tree
 
     def execute(self, context: Context) -> None:
         tree = context.sources.get(id(self), -1)

@@ -131,7 +131,8 @@ def _mount(entry: Object, index: int, bundle: str, namespaces: Namespaces) -> Op
     if wanted.bind or kind == "bind":
         if not source:
             raise SpecError(f"{field}.source", "a bind mount needs a source")
-        return ops.BindMount(os.path.join(bundle, source), destination, wanted)
+        subpath = get_string(entry, "subpath", f"{field}.subpath")  # pyd's own, for volumes
+        return ops.BindMount(os.path.join(bundle, source), destination, wanted, subpath)
     if not kind:
         raise SpecError(f"{field}.type", "is required")
     if kind in ("cgroup", "cgroup2"):

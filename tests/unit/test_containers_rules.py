@@ -48,7 +48,6 @@ KNOWN = frozenset(NUMBERS)
         ({"Healthcheck": {"Interval": 5}}, {}, "Interval in Healthcheck cannot be less than 1ms"),
         ({}, {"Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": 5}]}, "10 > 5"),
         ({}, {"DeviceCgroupRules": ["c 1:3"]}, "invalid device cgroup rule format: 'c 1:3'"),
-        ({}, {"PidsLimit": -5}, "invalid pids limit: -5"),
     ],
 )
 def test_what_docker_refuses_is_refused_in_its_words(config: Any, host: Any, text: str) -> None:

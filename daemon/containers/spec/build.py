@@ -44,8 +44,8 @@ class Surroundings:
     """Host directory to bind at /dev/shm (shared or host IPC); None gives a tmpfs of its own."""
     linked: Sequence[str] = ()
     """Variables that tell of linked containers."""
-    volumes: dict[str, str] = field(default_factory=dict)
-    """Destination → actual host path to bind, where it isn't the mount point's source."""
+    special: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Destination → the OCI mount, where it is not simply a bind of the mount point's source."""
 
 
 def build(container: Container, around: Surroundings, config: DaemonConfig) -> dict[str, Any]:
@@ -234,11 +234,14 @@ def _user_mount(point: MountPoint, around: Surroundings) -> dict[str, Any]:
         if not point.writable:
             options.append("ro")
         return {"destination": point.destination, "type": "tmpfs", "source": "tmpfs", "options": options}
+    if point.destination in around.special:
+        return around.special[point.destination]
     kind = "bind" if point.non_recursive else "rbind"
     options = [kind, point.propagation or "rprivate"]
     if not point.writable:
         options.append("rro" if point.recursive_read_only else "ro")
-    return _bind(around.volumes.get(point.destination, point.source), point.destination, options)
+    mount = _bind(point.source, point.destination, options)
+    return mount | {"subpath": point.subpath} if point.subpath else mount
 
 
 def host_hostname() -> str:

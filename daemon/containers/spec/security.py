@@ -51,7 +51,8 @@ def parse(options: list[str] | None, *, no_new_privileges: bool = False) -> Secu
             case "writable-cgroups":
                 chosen["writable_cgroups"] = value in ("", "true")
             case _:
-                raise InvalidArgument(f'invalid --security-opt 1: "{option}"')
+                place = 2 if "=" in option or ":" in option else 1
+                raise InvalidArgument(f'invalid --security-opt {place}: "{option}"')
     return SecurityOptions(**chosen)
 
 
