@@ -402,6 +402,11 @@ class VolumeList(TypedDict):
     Warnings: list[str] | None
 
 
+class BuildPruned(TypedDict, total=False):
+    CachesDeleted: list[str] | None
+    SpaceReclaimed: int
+
+
 class VolumesPruned(TypedDict):
     VolumesDeleted: list[str] | None
     SpaceReclaimed: int

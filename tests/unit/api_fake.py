@@ -258,6 +258,8 @@ class FakeNetworks:
 
 
 class FakeSystem:
+    cgroups_v2 = False
+
     def ping_headers(self) -> dict[str, str]:
         return {"Builder-Version": "1"}
 

@@ -31,6 +31,23 @@ PARAMETERS: dict[str, Difference] = {
     "ImageCommit": ({("container", "query", False)}, {("container", "query", True)}),
     # dockerd's client sends it, and private repositories need it
     "DistributionInspect": (set(), {("X-Registry-Auth", "header", False)}),
+    # its client sends these, which the swagger forgot; what only pyd has says so in its description
+    "ImageBuild": (
+        {("Content-type", "header", False)},
+        {
+            (name, "query", False)
+            for name in (
+                "buildid",
+                "cgroupparent",
+                "check",
+                "cpusetmems",
+                "nocachefilter",
+                "session",
+                "ulimits",
+            )
+        }
+        | {("X-Build-Secrets", "header", False)},
+    ),
     # dockerd takes its absence for no credentials
     "ImagePush": ({("X-Registry-Auth", "header", True)}, {("X-Registry-Auth", "header", False)}),
 }
@@ -51,6 +68,7 @@ PROMISED = {
 PROGRESS = {"aux", "error", "errorDetail", "id", "progress", "progressDetail", "status", "stream"}
 FIELDS: dict[str, Difference] = {
     # the lines of a progress stream, which the swagger does not describe
+    "ImageBuild": (set(), PROGRESS),
     "ImageCreate": (set(), PROGRESS),
     "ImageLoad": (set(), PROGRESS),
     "ImagePush": (set(), PROGRESS),
