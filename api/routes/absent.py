@@ -67,9 +67,6 @@ NOT_YET = (
     (POST, "/plugins/create", "PluginCreate", "managed plugins are not supported"),
     (POST, "/swarm/init", "SwarmInit", "swarm mode is not supported"),
     (POST, "/swarm/join", "SwarmJoin", "swarm mode is not supported"),
-    (POST, "/build", "ImageBuild", "building images is not supported yet"),
-    (POST, "/build/prune", "BuildPrune", "there is no build cache yet"),
-    (POST, "/build/cancel", "BuildCancel", "building images is not supported yet"),
 )
 
 

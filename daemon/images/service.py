@@ -67,6 +67,11 @@ class ImageService:
         self._pruning = False
 
     @property
+    def store(self) -> ImageStore:
+        """For those who make images themselves: builds."""
+        return self._store
+
+    @property
     def _spool(self) -> Any:
         return self._config.data_root / "tmp"
 

@@ -76,6 +76,9 @@ def _error(fields: dict[str, Any]) -> Exception:
 class Worker:
     """A worker that is there when needed; `data` is an archive's descriptor, which is handed over to it."""
 
+    BOOT = _BOOT
+    """What the process runs; another kind of worker with the same protocol names its own."""
+
     def __init__(self, content_root: Path, data: int | None = None):
         self._content_root = content_root
         self._data = data
@@ -151,7 +154,7 @@ class Worker:
                 sys.executable,
                 "-I",
                 "-c",
-                _BOOT,
+                self.BOOT,
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=passed,

@@ -1,0 +1,257 @@
+"""One build from its context to its image, whichever door asked for it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from daemon.build import imageconfig
+from daemon.build.bench import Bench, Job, Limits, Result
+from daemon.build.dockerfile import Dockerfile, DockerfileError, parse
+from daemon.build.dockerfile.ignore import lines
+from daemon.build.dockerfile.source import MAX_SIZE
+from daemon.build.frontend import Built, Frontend, Request, ResolvedImage, is_git_url
+from daemon.build.request import BuildRequest
+from daemon.build.solve import Solver
+from daemon.build.variables import PlatformName
+from daemon.containers.context import Context
+from daemon.images import platforms, reference, times
+from daemon.images.manifests import encode
+from daemon.images.model import AuthConfig, Image
+from daemon.images.reference import Reference
+from storage.errors import InvalidArgument, NotFound, NotImplementedYet, PydError
+from storage.gc import Blob, Layer
+
+Notice = Callable[[dict[str, Any]], None]
+CONTEXT = "context"
+
+
+class Building:
+    """A build's life: `async with`, so that its directory and its lease go whatever happens."""
+
+    def __init__(self, bench: Bench, request: BuildRequest, ctx: Context, notice: Notice) -> None:
+        self._bench, self._request, self._ctx, self._notice = bench, request, ctx, notice
+        ident = secrets.token_hex(8)
+        directory = bench.spool / f"build-{ident}"
+        limits = Limits(request.host, request.extra_hosts, request.network == "host")
+        self.job = Job(ident, directory, bench.store.lease(), limits, request.secrets)
+        self.names = [_name(tag) for tag in request.tags]
+
+    async def __aenter__(self) -> Building:
+        await asyncio.to_thread(self.job.directory.mkdir, mode=0o700, parents=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.job.lease.release()
+        await asyncio.shield(asyncio.to_thread(shutil.rmtree, self.job.directory, True))
+
+    # -- the context
+
+    async def receive(self, body: AsyncIterator[bytes]) -> Dockerfile:
+        """Takes the context in, reads the Dockerfile, and drops what .dockerignore names."""
+        directory = self.job.directory / "context"
+        directory.mkdir()
+        base = await self._fetch(directory, body)
+        name = self._request.dockerfile or "Dockerfile"
+        data = await self._read(base, name)
+        if data is None and not self._request.dockerfile:
+            data = await self._read(base, "dockerfile")
+        if data is None:
+            shown = name if name.startswith("/") else f"{name}"
+            raise InvalidArgument(f"failed to read dockerfile: open {shown}: no such file or directory")
+        if not data.strip():
+            raise DockerfileError(f"the Dockerfile ({name}) cannot be empty")
+        await self._ignore(base, name)
+        self.job.contexts[CONTEXT] = base
+        return await asyncio.to_thread(parse, data, name)
+
+    async def _fetch(self, directory: Path, body: AsyncIterator[bytes]) -> Path:
+        remote = self._request.remote
+        workshop = self._bench.workshop
+        if not remote:
+            await workshop.context(body, directory)
+            return directory
+        if is_git_url(remote) or remote.startswith("github.com/"):
+            url = f"https://{remote}" if remote.startswith("github.com/") else remote
+            await workshop.call("clone", url=url, directory=str(directory), keep_git=False, checksum="")
+            below = url.partition("#")[2].partition(":")[2].strip("/")
+            if ".." in below.split("/"):
+                raise InvalidArgument(f"the directory {below} leaves the repository")
+            return directory / below if below else directory
+        if not remote.startswith(("http://", "https://")):
+            raise InvalidArgument(
+                f"unable to prepare context: {remote} is no URL that contexts are taken from"
+            )
+        spool = self.job.directory / "download"
+        spool.mkdir()
+        got = await workshop.call("download", url=remote, directory=str(spool), checksum="")
+        await workshop.context(_pieces(spool / got["name"]), directory)
+        return directory
+
+    async def _read(self, base: Path, name: str) -> bytes | None:
+        found = await self._bench.workshop.call("read", directory=str(base), path=name, limit=MAX_SIZE)
+        return None if found is None else base64.b64decode(found)
+
+    async def _ignore(self, base: Path, dockerfile: str) -> None:
+        data = await self._read(base, f"{dockerfile}.dockerignore") or await self._read(base, ".dockerignore")
+        if data:
+            patterns = lines(data.decode("utf-8", "replace"))
+            await self._bench.workshop.call("prune", directory=str(base), patterns=patterns)
+
+    # -- the graph
+
+    async def plan(self, dockerfile: Dockerfile) -> Built:
+        request = self._request
+        local = platforms.local()
+        build = PlatformName(local.os, local.architecture, local.variant)
+        asked = platforms.parse(request.platform) if request.platform else local
+        asked_for = Request(
+            target=request.target,
+            arguments=request.arguments,
+            labels=request.labels,
+            platform=PlatformName(asked.os, asked.architecture, asked.variant),
+            build_platform=build,
+            contexts=request.contexts,
+            no_cache=request.no_cache,
+            no_cache_stages=request.no_cache_stages,
+            network="none"
+            if request.network == "none"
+            else "host"
+            if request.network == "host"
+            else "default",
+        )
+        return await Frontend(dockerfile, asked_for, self).run()
+
+    async def image(self, name: str, platform: str) -> ResolvedImage:
+        """The resolver: the local image, else (or with --pull) the registry's."""
+        image = await self._find(name, platform or self._request.platform)
+        self.job.lease.add(Blob(image.id), *(Layer(chain) for chain in image.chain_ids))
+        identifier = f"docker-image://{name}@{image.id}"
+        self.job.images[identifier] = image.diff_ids
+        return ResolvedImage(identifier, image.config)
+
+    async def _find(self, name: str, platform: str) -> Image:
+        images = self._ctx.images
+        if not self._request.pull:
+            try:
+                return images.resolve(name)
+            except NotFound:
+                pass
+        parsed = reference.parse(name).with_default_tag()
+        auth = self._auth(parsed)
+        try:
+            async for line in images.pull(name, "", platform, auth):
+                if "error" in line:
+                    raise InvalidArgument(str(line["error"]))
+                self._notice(line)
+        except PydError as error:
+            if not self._request.pull:
+                raise
+            raise type(error)(str(error)) from error
+        return images.resolve(name)
+
+    def _auth(self, name: Reference) -> AuthConfig | None:
+        credentials = self._request.credentials
+        domain = name.name.partition("/")[0]
+        if domain == "docker.io":
+            return credentials.get("https://index.docker.io/v1/") or credentials.get("docker.io")
+        return credentials.get(domain) or credentials.get(f"https://{domain}")
+
+    # -- the outcome
+
+    async def solve(self, built: Built) -> Result:
+        return await Solver(self._bench, self.job).solve(built.output)
+
+    async def export(self, built: Built, result: Result) -> Image:
+        """The image, named; the times are those at which its layers were made."""
+        times_of = {entry.chain: entry.created for entry in self._bench.cache.entries.values()}
+        document = finished(built.document, result, times_of, self._epoch())
+        image = await self._bench.store.add_image(encode(document), self.names, tagged=True)
+        self._ctx.events.publish("image", "create", image.id, {"name": image.id})
+        for name in self.names:
+            self._ctx.events.publish("image", "tag", image.id, {"name": name.familiar})
+        return image
+
+    def _epoch(self) -> int | None:
+        text = self._request.arguments.get("SOURCE_DATE_EPOCH")
+        if not text:
+            return None
+        if not text.isdigit() or len(text) > 12:
+            raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}")
+        return int(text) * 10**9
+
+
+def _name(tag: str) -> Reference:
+    name = reference.parse(tag).with_default_tag()
+    if name.digest:
+        raise InvalidArgument(
+            f"invalid reference format: {tag}: refusing to create a tag with a digest reference"
+        )
+    return name
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while data := await asyncio.to_thread(file.read, 1 << 20):
+            yield data
+
+
+def finished(
+    document: dict[str, Any], result: Result, times_of: dict[str, int], epoch: int | None
+) -> dict[str, Any]:
+    """With layers and times (BuildKit exporter/containerimage, normalizeLayersAndHistory)."""
+    from daemon.images.model import chain_ids
+
+    history = [dict(entry) for entry in document["history"]]
+    chains = chain_ids(result.diff_ids)
+    layer = 0
+    for entry in history:
+        if entry.get("empty_layer"):
+            continue
+        made = times_of.get(chains[layer]) if layer < len(chains) else None
+        if "created" not in entry and made is not None:
+            entry["created"] = times.rfc3339(made)
+        layer += 1
+    history += [{"created": times.rfc3339(time.time_ns())} for _ in range(len(chains) - layer)]
+    _fill_times(history)
+    created = history[-1]["created"] if history else times.rfc3339(time.time_ns())
+    if epoch is not None:
+        created = times.rfc3339(epoch)
+        for entry in history:
+            if entry.get("comment") == imageconfig.COMMENT:
+                entry["created"] = created
+    return imageconfig.finish({**document, "history": history}, result.diff_ids, created)
+
+
+def _fill_times(history: list[dict[str, Any]]) -> None:
+    """What only changed the configuration has the time of the first new layer, or of the one before it."""
+    created: str | None = None
+    missing = False
+    for entry in history:
+        if "created" in entry:
+            created = entry["created"]
+            if missing:
+                break
+        else:
+            missing = True
+    created = created or times.rfc3339(time.time_ns())
+    missing = False
+    for entry in history:
+        if "created" in entry:
+            created = entry["created"] if missing else created
+        else:
+            missing = True
+            entry["created"] = created
+
+
+def explain_unused(names: Sequence[str]) -> str:
+    return f"[Warning] One or more build-args {imageconfig.plain_list(names)} were not consumed\n"
+
+
+__all__ = ["Building", "NotImplementedYet", "explain_unused", "finished"]

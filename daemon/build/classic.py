@@ -1,0 +1,165 @@
+"""The classic door's side of a build: `Step 1/4 : FROM ...` as people know it.
+
+Steps run side by side; what is shown is in order, each step's output whole, as if they had not. (moby
+builder/dockerfile/dispatchers.go and evaluator.go for the texts.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from daemon.build.bench import Bench
+from daemon.build.building import Building, explain_unused
+from daemon.build.frontend import Built, Step
+from daemon.build.graph import Exec, File, Source
+from daemon.build.request import BuildRequest
+from daemon.build.run import ProcessFailed
+from daemon.build.solve import StepFailed
+from daemon.build.steps import Progress
+from daemon.containers.context import Context
+from storage.errors import PydError
+
+Say = Callable[[dict[str, Any]], None]
+
+
+class ClassicBuild:
+    def __init__(self, bench: Bench, request: BuildRequest, say: Say, ctx: Context) -> None:
+        self._bench, self._request, self._raw_say, self._ctx = bench, request, say, ctx
+        self._step = 0
+        self._shown: set[str] = set()
+
+    async def run(self, body: AsyncIterator[bytes]) -> None:
+        """Raises what is wrong before anything was shown; says the rest."""
+        async with Building(self._bench, self._request, self._ctx, self._say) as building:
+            dockerfile = await building.receive(body)
+            if self._request.check:
+                self._check(dockerfile)
+                return
+            built = await building.plan(dockerfile)
+            try:
+                await self._build(building, built)
+            except StepFailed as failed:
+                self._failed(failed)
+
+    def _say(self, line: dict[str, Any]) -> None:
+        if not self._request.quiet or "error" in line or "aux" in line:
+            self._raw_say(line)
+
+    def _text(self, text: str) -> None:
+        self._say({"stream": text})
+
+    def _check(self, dockerfile: Any) -> None:
+        from daemon.build.dockerfile import checks
+
+        found = checks.run(dockerfile, self._request.arguments)
+        self._raw_say({"stream": checks.report(found, dockerfile.source)})
+        if checks.fatal(found, dockerfile):
+            self._raw_say(
+                {"errorDetail": {"message": "lint violation found"}, "error": "lint violation found"}
+            )
+
+    async def _build(self, building: Building, built: Built) -> None:
+        solving = asyncio.ensure_future(building.solve(built))
+        showing = asyncio.ensure_future(self._show(building, built))
+        try:
+            await asyncio.wait((solving, showing), return_when=asyncio.FIRST_COMPLETED)
+            if solving.done() and solving.exception() is not None:
+                showing.cancel()
+                await asyncio.gather(showing, return_exceptions=True)
+            result = await solving
+            await showing
+        finally:
+            for task in (solving, showing):
+                task.cancel()
+            await asyncio.gather(solving, showing, return_exceptions=True)
+        image = await building.export(built, result)
+        self._say({"aux": {"ID": image.id}})
+        if built.unused_arguments:
+            self._text(explain_unused(built.unused_arguments))
+        if self._request.quiet:
+            self._raw_say({"stream": f"{image.id}\n"})
+        self._text(f"Successfully built {image.id.partition(':')[2][:12]}\n")
+        for name in building.names:
+            self._text(f"Successfully tagged {name.familiar}\n")
+
+    async def _show(self, building: Building, built: Built) -> None:
+        for step in built.steps:
+            self._head(step, len(built.steps))
+            if step.output is None:
+                self._text(" ---> \n")
+                continue
+            progress = building.job.of(step.output.vertex)
+            if not step.builds:
+                self._text(f" ---> {_short(progress)}\n")
+                continue
+            await self._follow(progress)
+
+    def _head(self, step: Step, total: int) -> None:
+        self._step += 1
+        first = step.text.split("\n", 1)[0]
+        self._text(f"Step {self._step}/{total} : {first}")
+        self._text("\n")
+
+    async def _follow(self, progress: Progress) -> None:
+        """A step from its start to its end; cached ones say so."""
+        if progress.vertex.digest in self._shown:
+            self._text(f" ---> {_short(progress)}\n")
+            return
+        self._shown.add(progress.vertex.digest)
+        announced = False
+        sent = 0
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        while True:
+            changed = progress.changed
+            process = isinstance(progress.vertex.operation, Exec)
+            if process and progress.state != "waiting" and progress.state != "cached" and not announced:
+                announced = True
+                self._text(f" ---> Running in {_container(progress)}\n")
+            while sent < len(progress.chunks):
+                if text := decoder.decode(progress.chunks[sent]):
+                    self._text(text)
+                sent += 1
+            if progress.over:
+                break
+            await changed.wait()
+        if progress.state == "failed":
+            return
+        if progress.state == "cached":
+            self._text(" ---> Using cache\n")
+        elif announced:
+            self._text(f" ---> Removed intermediate container {_container(progress)}\n")
+        self._text(f" ---> {_short(progress)}\n")
+
+    def _failed(self, failed: StepFailed) -> None:
+        """The failing step's output if it was not shown, and the error as dockerd's builder words it."""
+        progress, cause = failed.progress, failed.cause
+        if failed.vertex.digest not in self._shown and isinstance(
+            failed.vertex.operation, Exec | File | Source
+        ):
+            self._text(f"Step : {failed.vertex.about.name}\n")
+            self._text(progress.tail().decode("utf-8", "replace"))
+        elif progress.exit_code is not None and self._request.quiet:
+            self._raw_say({"stream": progress.tail().decode("utf-8", "replace")})
+        self._raw_say(_error(cause))
+
+
+def _error(cause: PydError) -> dict[str, Any]:
+    message = str(cause)
+    detail: dict[str, Any] = {"message": message}
+    if isinstance(cause, ProcessFailed):
+        command = " ".join(cause.arguments)
+        if "exit code" in message and "memory" not in message:
+            message = f"The command '{command}' returned a non-zero code: {cause.exit_code}"
+        detail = {"code": cause.exit_code, "message": message}
+    return {"errorDetail": detail, "error": message}
+
+
+def _short(progress: Progress) -> str:
+    return progress.vertex.digest.partition(":")[2][:12]
+
+
+def _container(progress: Progress) -> str:
+    return progress.vertex.digest.partition(":")[2][12:24]

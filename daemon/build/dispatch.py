@@ -1,0 +1,521 @@
+"""One instruction after the other upon a stage: vertices for what makes files, configuration for the rest."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from daemon.build import imageconfig
+from daemon.build.dockerfile import DockerfileError, Source, Span
+from daemon.build.dockerfile import instructions as ins
+from daemon.build.dockerfile.lexer import Heredoc, heredoc_head
+from daemon.build.dockerfile.mounts import Mount
+from daemon.build.dockerfile.parser import parse_trigger
+from daemon.build.dockerfile.words import Lexer
+from daemon.build.graph import (
+    About,
+    Action,
+    CopyFiles,
+    Exec,
+    ExecMount,
+    File,
+    Mkdir,
+    Mkfile,
+    Operation,
+    Output,
+    Vertex,
+)
+from daemon.build.graph import Source as SourceOp
+from daemon.build.variables import PREDEFINED, PROXIES
+
+CONTEXT = "local://context"
+MAX_ENVIRONMENT = 4 << 20
+"""Characters of a stage's variables together; the kernel takes 2 MiB of arguments and environment."""
+_PORT = re.compile(r"(\d+)(?:-(\d+))?(?:/([A-Za-z]+))?")
+_GIT_URL = re.compile(r"(?:git://|git@|ssh://git@).+|https?://[^#]+\.git(?:#.*)?")
+_SIGNAL = re.compile(r"\d{1,2}|(?:SIG)?[A-Z]+[A-Z0-9]*(?:[+-]\d{1,2})?", re.IGNORECASE)
+
+
+@dataclass
+class StageState:
+    """What a stage has become so far."""
+
+    output: Output | None
+    document: dict[str, Any]
+    triggers: tuple[str, ...] = ()
+    image_env: dict[str, str] = field(init=False)
+    """ENV's, the image's."""
+    env: dict[str, str] = field(default_factory=dict)
+    """ENV and ARG together: what expansion and processes see."""
+    arguments: dict[str, str] = field(default_factory=dict)
+    cmd_set: bool = False
+    size: int = 0
+    """Characters of all variables together."""
+
+    def __post_init__(self) -> None:
+        self.image_env = imageconfig.environment(self.config.get("Env") or ())
+        self.env = self.image_env | self.env
+        self.size = sum(len(name) + len(value) for name, value in self.env.items())
+
+    def sealed(self) -> dict[str, Any]:
+        """The document with the variables that ENV set."""
+        self.config["Env"] = [f"{name}={value}" for name, value in self.image_env.items()]
+        return self.document
+
+    @property
+    def config(self) -> dict[str, Any]:
+        config: dict[str, Any] = self.document["config"]
+        return config
+
+    def child(self) -> StageState:
+        """FROM this stage: its files and configuration, its variables only where they are ENV's."""
+        document = copy.deepcopy(self.sealed())
+        triggers = tuple(document["config"].pop("OnBuild", None) or ())
+        return StageState(self.output, document, triggers)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the instructions of a stage may refer to."""
+
+    source: Source
+    lexer: Lexer
+    escape: str
+    globals: Mapping[str, str]
+    arguments: Mapping[str, str | None]
+    used: set[str]
+    network: str
+    no_cache: bool
+    stage: str
+    origin: Callable[[str, ins.Base], Awaitable[Output | None]]
+
+
+class Dispatch:
+    def __init__(self, state: StageState, around: Surroundings) -> None:
+        self._state, self._around = state, around
+        for name in PROXIES + PREDEFINED:
+            value = around.arguments.get(name)
+            if value is not None:
+                around.used.add(name)
+        self._proxies = {n: v for n in PROXIES if (v := around.arguments.get(n)) is not None}
+
+    async def run(self, command: ins.Command) -> None:
+        """DockerfileError with the instruction's place."""
+        try:
+            await self._run(command)
+        except DockerfileError as error:
+            raise error.at(self._around.source, command.span) from None
+
+    def trigger(self, text: str, span: Span) -> ins.Command:
+        return parse_trigger(text, self._around.escape, self._around.source, span)
+
+    async def _run(self, command: ins.Command) -> None:
+        match command:
+            case ins.Run():
+                await self._run_process(command)
+            case ins.Copy() | ins.Add():
+                await self._copy(command)
+            case ins.Workdir():
+                self._workdir(command)
+            case ins.Arg():
+                self._arg(command)
+            case _:
+                self._configure(command)
+
+    # -- helpers
+
+    def _word(self, text: str) -> str:
+        return self._around.lexer.word(text, self._state.env)
+
+    def _history(self, text: str, *, layer: bool = False, files: bool = False) -> None:
+        imageconfig.add_history(self._state.document, text, layer=layer, files=files)
+
+    def _push(
+        self, operation: Operation, inputs: tuple[Output | None, ...], command: ins.Base, name: str
+    ) -> Vertex:
+        about = About(name, command.span, self._around.stage, self._around.no_cache)
+        return Vertex(operation, inputs, about)
+
+    def _set(self, name: str, value: str) -> None:
+        old = self._state.env.get(name)
+        self._state.size += len(value) - len(old) if old is not None else len(name) + len(value)
+        self._state.env[name] = value
+        if self._state.size > MAX_ENVIRONMENT:
+            raise DockerfileError(f"the stage's variables take more than {MAX_ENVIRONMENT >> 20} MiB")
+
+    # -- configuration
+
+    def _configure(self, command: ins.Command) -> None:
+        config = self._state.config
+        match command:
+            case ins.Env():
+                self._env(command)
+            case ins.Label():
+                pairs = [(self._word(p.key), self._word(p.value or "")) for p in command.pairs]
+                config["Labels"] = {**(config.get("Labels") or {}), **dict(pairs)}
+                self._history("LABEL " + " ".join(f"{key}={value}" for key, value in pairs))
+            case ins.Maintainer():
+                self._state.document["author"] = command.who
+                self._history(f"MAINTAINER {command.who}")
+            case ins.Cmd():
+                config["Cmd"] = self._command(command)
+                if command.shell:
+                    config["ArgsEscaped"] = True
+                else:
+                    config.pop("ArgsEscaped", None)
+                self._state.cmd_set = True
+                self._history(f"CMD {imageconfig.quoted_list(config['Cmd'])}")
+            case ins.Entrypoint():
+                config["Entrypoint"] = self._command(command)
+                if not self._state.cmd_set:
+                    config.pop("Cmd", None)
+                self._history(f"ENTRYPOINT {imageconfig.quoted_list(config['Entrypoint'])}")
+            case ins.Expose():
+                ports = self._ports(command)
+                config["ExposedPorts"] = {
+                    **(config.get("ExposedPorts") or {}),
+                    **{port: {} for port in ports},
+                }
+                self._history(f"EXPOSE {imageconfig.plain_list(ports)}")
+            case ins.Volume():
+                paths = [self._word(path) for path in command.paths]
+                if any(not path for path in paths):
+                    raise DockerfileError("VOLUME specified can not be an empty string")
+                config["Volumes"] = {**(config.get("Volumes") or {}), **{path: {} for path in paths}}
+                self._history(f"VOLUME {imageconfig.plain_list(paths)}")
+            case ins.User():
+                config["User"] = self._word(command.user)
+                self._history(f"USER {config['User']}")
+            case ins.StopSignal():
+                config["StopSignal"] = self._signal(self._word(command.signal))
+                self._history(f"STOPSIGNAL {config['StopSignal']}")
+            case ins.Shell():
+                config["Shell"] = list(command.words)
+                self._history(f"SHELL {imageconfig.plain_list(command.words)}")
+            case ins.OnBuild():
+                config["OnBuild"] = [*(config.get("OnBuild") or ()), command.trigger]
+            case ins.HealthCheck():
+                self._health_check(command)
+
+    def _env(self, command: ins.Env) -> None:
+        env = self._state.image_env
+        # all values see the variables as they were before the instruction
+        pairs = [(self._word(pair.key), self._word(pair.value or "")) for pair in command.pairs]
+        for name, value in pairs:
+            if not name:
+                raise DockerfileError("ENV names can not be blank")
+            env[name] = value
+            self._set(name, value)
+        self._history("ENV " + " ".join(f"{name}={value}" for name, value in pairs))
+
+    def _arg(self, command: ins.Arg) -> None:
+        shown = []
+        for pair in command.pairs:
+            name = self._word(pair.key)
+            value, hidden = self._argument(name, pair)
+            if value is not None:
+                self._set(name, value)
+            self._state.arguments[name] = value or ""
+            text = name if value is None else f"{name}={value}"
+            shown.append(text if not hidden else name)
+        self._history("ARG " + " ".join(shown))
+
+    def _argument(self, name: str, pair: ins.Pair) -> tuple[str | None, bool]:
+        around = self._around
+        if name in around.arguments:
+            around.used.add(name)
+            given = around.arguments[name]
+            if given is not None:
+                return given, False
+        if pair.value is not None:
+            return self._word(pair.value), False
+        return around.globals.get(name), False
+
+    def _command(self, command: ins.CommandLine) -> list[str]:
+        if not command.shell:
+            return list(command.words)
+        return [*self._shell(), " ".join(command.words)] if command.words else list(self._shell())
+
+    def _shell(self) -> list[str]:
+        return list(self._state.config.get("Shell") or ("/bin/sh", "-c"))
+
+    def _ports(self, command: ins.Expose) -> list[str]:
+        found: set[str] = set()
+        for text in command.ports:
+            for word in self._around.lexer.words(text, self._state.env):
+                # an address or a host's port in front is dropped (go-connections nat.ParsePortSpec)
+                match = _PORT.fullmatch(word.rpartition(":")[2])
+                if match is None or len(match[1]) > 5 or len(match[2] or "") > 5:
+                    raise DockerfileError(f"invalid containerPort: {word}")
+                first, last, kind = int(match[1]), int(match[2] or match[1]), (match[3] or "tcp").lower()
+                if not 0 < first <= last <= 65535:
+                    raise DockerfileError(f"invalid containerPort: {word}")
+                if kind not in ("tcp", "udp", "sctp"):
+                    raise DockerfileError(f"invalid proto: {match[3]}")
+                found |= {f"{port}/{kind}" for port in range(first, last + 1)}
+        return sorted(found)
+
+    def _signal(self, text: str) -> str:
+        if not _SIGNAL.fullmatch(text) or text == "0":
+            raise DockerfileError(f"invalid signal: {text}")
+        return text
+
+    def _health_check(self, command: ins.HealthCheck) -> None:
+        check: dict[str, Any] = {"Test": list(command.test)}
+        for name, value in (
+            ("Interval", command.interval), ("Timeout", command.timeout), ("StartPeriod", command.start_period),
+            ("StartInterval", command.start_interval), ("Retries", command.retries),
+        ):  # fmt: skip
+            if value:
+                check[name] = value
+        self._state.config["Healthcheck"] = check
+        times = (command.interval, command.timeout, command.start_period, command.start_interval)
+        spans = " ".join(f'"{imageconfig.duration(each)}"' for each in times)
+        retries = _rune(command.retries)
+        self._history(f"HEALTHCHECK &{{{imageconfig.quoted_list(command.test)} {spans} {retries}}}")
+
+    # -- files
+
+    def _workdir(self, command: ins.Workdir) -> None:
+        config = self._state.config
+        path = _joined(config.get("WorkingDir") or "/", self._word(command.path))
+        config["WorkingDir"] = path
+        layer = path != "/"
+        if layer:
+            action = Mkdir(path, 0o755, True, config.get("User") or "")
+            name = f"WORKDIR {path}"
+            self._state.output = Output(self._push(File((action,)), (self._state.output,), command, name))
+        self._history(f"WORKDIR {path}", layer=layer)
+
+    async def _copy(self, command: ins.Copy | ins.Add) -> None:
+        target = _target(self._state.config.get("WorkingDir") or "/", self._word(command.target))
+        sources = [self._word(text) for text in command.sources]
+        owner, mode = self._word(command.chown), self._word(command.chmod)
+        if mode and not re.fullmatch(
+            r"0?[0-7]{1,4}|[ugoa]*[+=-][rwxXstugo]*(,[ugoa]*[+=-][rwxXstugo]*)*", mode
+        ):
+            raise DockerfileError(
+                f"invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777"
+            )
+        excludes = tuple(self._word(text) for text in command.excludes)
+        common = {"target": target, "owner": owner, "mode": mode, "excludes": excludes}
+        if len(sources) + len(command.heredocs) > 1 and not target.endswith("/"):
+            raise DockerfileError(
+                f"When using {command.name.upper()} with more than one source file, "
+                "the destination must be a directory and end with a /"
+            )
+        single = len(sources) + len(command.heredocs) == 1
+        actions: list[Action] = []
+        inputs: list[Output | None] = [self._state.output]
+        plain: list[str] = []
+        for source in sources:
+            if isinstance(command, ins.Add) and (remote := self._remote(command, source)):
+                inputs.append(Output(remote))
+                git = remote.operation.identifier.startswith("git://")  # type: ignore[union-attr]
+                actions.append(CopyFiles(len(inputs) - 1, ("/",) if git else ("/*",), wildcard=not git, single=single,
+                                         unpack=bool(command.unpack) and not git, **common))  # type: ignore[arg-type]  # fmt: skip
+            else:
+                plain.append(_source(source))
+        if plain:
+            inputs.append(await self._from(command))
+            unpack = isinstance(command, ins.Add) and command.unpack is not False
+            parents = isinstance(command, ins.Copy) and command.parents
+            actions += [
+                CopyFiles(len(inputs) - 1, (source,), unpack=unpack, parents=parents, single=single, **common)  # type: ignore[arg-type]
+                for source in plain
+            ]
+        if command.heredocs:
+            inputs.append(Output(self._inline(command)))
+            actions += [
+                CopyFiles(len(inputs) - 1, (f"/{h.name}",), wildcard=False, single=single, **common)  # type: ignore[arg-type]
+                for h in command.heredocs
+            ]
+        text = command.original.split(None, 1)[1] if " " in command.original else ""
+        verb = command.name.upper()
+        name = f"{verb} {text}"
+        operation = File(tuple(actions), link=command.link)
+        self._state.output = Output(self._push(operation, tuple(inputs), command, name))
+        shown = self._shown(command, sources)
+        self._history(f"{verb} {shown}", layer=True, files=True)
+
+    def _shown(self, command: ins.Copy | ins.Add, sources: list[str]) -> str:
+        """As written, variables expanded (instructions' String after Expand)."""
+        flags = []
+        if isinstance(command, ins.Copy) and command.origin:
+            flags.append(f"--from={command.origin}")
+        if command.chown:
+            flags.append(f"--chown={self._word(command.chown)}")
+        if command.chmod:
+            flags.append(f"--chmod={self._word(command.chmod)}")
+        heads = [f"<<{'-' if h.chomp else ''}{h.name}" for h in command.heredocs]
+        return " ".join([*flags, *sources, *heads, self._word(command.target)])
+
+    async def _from(self, command: ins.Copy | ins.Add) -> Output | None:
+        if isinstance(command, ins.Copy) and command.origin:
+            return await self._around.origin(command.origin, command)
+        return Output(Vertex(SourceOp(CONTEXT), (), About("[internal] load build context", command.span)))
+
+    def _remote(self, command: ins.Add, source: str) -> Vertex | None:
+        """ADD's URLs: a git repository, or one file."""
+        if _GIT_URL.fullmatch(source):
+            attributes = (
+                ("keep-git-dir", str(command.keep_git_dir).lower()),
+                ("checksum", self._word(command.checksum)),
+            )
+            about = About(f"ADD {source}", command.span, self._around.stage)
+            return Vertex(SourceOp(f"git://{source}", attributes), (), about)
+        if not source.startswith(("http://", "https://")):
+            if command.checksum and not source.startswith(("http://", "https://")):
+                raise DockerfileError("checksum requires HTTP(S) or Git sources")
+            return None
+        checksum = self._word(command.checksum)
+        if checksum and not re.fullmatch(
+            r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}|sha384:[0-9a-f]{96}", checksum
+        ):
+            raise DockerfileError(f"invalid checksum {checksum!r}: unsupported digest algorithm or length")
+        about = About(f"ADD {source}", command.span, self._around.stage)
+        return Vertex(SourceOp(source, (("checksum", checksum),)), (), about)
+
+    def _inline(self, command: ins.Copy | ins.Add) -> Vertex:
+        """Heredocs as files in a tree of their own."""
+        actions = []
+        for head in command.heredocs:
+            if "/" in head.name or head.name in (".", ".."):
+                raise DockerfileError(f"invalid heredoc name {head.name!r}: it becomes a file's name")
+            actions.append(Mkfile(f"/{head.name}", self._document(head)))
+        return self._push(File(tuple(actions)), (None,), command, "[internal] preparing inline document")
+
+    def _document(self, head: Heredoc) -> str:
+        if not head.expand:
+            return head.text
+        # quotes mean nothing in a document
+        return (
+            replace(self._around.lexer, raw_quotes=True).word(head.text, self._state.env)
+            if "$" in head.text
+            else head.text
+        )
+
+    # -- processes
+
+    async def _run_process(self, command: ins.Run) -> None:
+        state = self._state
+        text, mounts = " ".join(command.words), list[ExecMount]()
+        inputs: list[Output | None] = [state.output]
+        if command.heredocs:
+            text = self._script(command, mounts, inputs)
+        args = [*self._shell(), text] if command.shell else list(command.words)
+        if not args or not args[0]:
+            raise DockerfileError("RUN requires at least one argument")
+        for mount in command.mounts:
+            mounts.append(await self._mount(mount, command, inputs))
+        env = [f"{name}={value}" for name, value in state.env.items()]
+        network = command.network if command.network != "default" else self._around.network
+        operation = Exec(
+            args=tuple(args),
+            env=tuple(env),
+            cwd=state.config.get("WorkingDir") or "/",
+            user=state.config.get("User") or "",
+            mounts=tuple(mounts),
+            network=network,
+            security=command.security,
+        )
+        flags = re.match(r"(?:--\S+\s+)*", command.original.partition(" ")[2])
+        name = f"RUN {command.original.partition(' ')[2]}" if flags else command.original
+        state.output = Output(self._push(operation, tuple(inputs), command, name))
+        declared = [f"{name}={state.env.get(name, value)}" for name, value in state.arguments.items()]
+        counted = [f"|{len(declared)}", *declared] if declared else []
+        self._history("RUN " + " ".join([*counted, *args]), layer=True, files=True)
+
+    def _script(self, command: ins.Run, mounts: list[ExecMount], inputs: list[Output | None]) -> str:
+        """A heredoc alone is the script; with anything around it the shell reads it itself."""
+        if len(command.words) != 1 or not command.shell:
+            raise DockerfileError(f"parsing produced an invalid run command: {list(command.words)}")
+        head = heredoc_head(command.words[0])
+        if head is None:
+            return command.words[0] + "".join(f"\n{each.content}{each.name}" for each in command.heredocs)
+        document = command.heredocs[0]
+        if not document.text.startswith("#!"):
+            return document.text
+        made = File((Mkfile(f"/{head.name}", document.text, 0o755),))
+        inputs.append(Output(self._push(made, (None,), command, "[internal] preparing inline document")))
+        mounts.append(ExecMount("bind", "/dev/pipes", input=len(inputs) - 1, readonly=True))
+        return f"/dev/pipes/{head.name}"
+
+    async def _mount(self, mount: Mount, command: ins.Run, inputs: list[Output | None]) -> ExecMount:
+        target = self._word(mount.target)
+        if mount.kind in ("bind", "cache", "tmpfs"):
+            target = _joined(self._state.config.get("WorkingDir") or "/", target)
+            if target == "/":
+                raise DockerfileError('invalid mount target "/"')
+        source, ident = self._word(mount.source), self._word(mount.id)
+        made = ExecMount(mount.kind, target, readonly=mount.readonly, uid=mount.uid or 0, gid=mount.gid or 0,
+                         mode=mount.mode, size=mount.size, required=mount.required, env=mount.env,
+                         sharing=mount.sharing)  # fmt: skip
+        if mount.kind in ("secret", "ssh"):
+            return _secret(made, ident, source, target)
+        if mount.kind == "cache":
+            made = replace(made, id=ident or target)
+            if not mount.origin:
+                return made
+        elif mount.kind == "tmpfs":
+            return made
+        if mount.origin:
+            tree = await self._around.origin(self._word(mount.origin), command)
+        else:
+            tree = Output(Vertex(SourceOp(CONTEXT), (), About("[internal] load build context", command.span)))
+        inputs.append(tree)
+        return replace(made, input=len(inputs) - 1, source=_joined("/", source or "/"))
+
+
+def _secret(made: ExecMount, ident: str, source: str, target: str) -> ExecMount:
+    name = ident or source or target.rstrip("/").rpartition("/")[2]
+    if made.kind == "ssh":
+        name = ident or "default"
+        return replace(made, id=name, source="", target=target or "/run/buildkit/ssh_agent.0")
+    if not target and not made.env:
+        target = f"/run/secrets/{name.rpartition('/')[2]}"
+    elif target and not target.startswith("/"):
+        target = f"/run/secrets/{target}"
+    return replace(made, id=name, source="", target=target)
+
+
+def _joined(base: str, path: str) -> str:
+    """`path` seen from `base`, cleaned; it can't leave the root."""
+    parts: list[str] = []
+    for part in (path if path.startswith("/") else f"{base}/{path}").split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)
+
+
+def _target(workdir: str, path: str) -> str:
+    """A destination keeps its final slash, which means a directory."""
+    if not path:
+        path = "."
+    found = _joined(workdir, path)
+    directory = path.endswith(("/", "/.")) or path in (".", "..")
+    return found + "/" if directory and found != "/" else found
+
+
+def _source(path: str) -> str:
+    """A source seen from its tree's root: `..` stays inside. `./a` of --parents keeps its pivot."""
+    if "/./" in path:
+        before, _, after = path.partition("/./")
+        return f"{_joined('/', before)}/./{_joined('/', after)[1:]}"
+    cleaned = _joined("/", path)
+    return cleaned + "/" if path.endswith("/") and cleaned != "/" else cleaned
+
+
+def _rune(number: int) -> str:
+    """Go's %q of an int: a character."""
+    if number in (7, 8, 9, 10, 11, 12, 13, 39, 92):
+        return {7: "'\\a'", 8: "'\\b'", 9: "'\\t'", 10: "'\\n'", 11: "'\\v'", 12: "'\\f'", 13: "'\\r'", 39: "'\\''",
+                92: "'\\\\'"}[number]  # fmt: skip
+    if number < 32:
+        return f"'\\x{number:02x}'"
+    return f"'{chr(number)}'" if number < 0x110000 else "'\ufffd'"

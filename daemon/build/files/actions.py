@@ -1,0 +1,145 @@
+"""A File vertex's actions, one after the other upon a tree."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from daemon.build.dockerfile.ignore import Ignore
+from daemon.build.files import modes, owners
+from daemon.build.files.copying import Copier, explained, make_directories
+from daemon.build.files.sources import Found, find
+from daemon.images.transfer.compression import Decompressed
+from storage import trees
+from storage.archive import ExtractOptions, Root, Whiteouts, extract
+from storage.errors import DataCorrupted, InvalidArgument, NotFound, PydError
+
+_TAR_BLOCK = 512
+
+
+def run(actions: Sequence[Mapping[str, Any]], target: Root, inputs: Sequence[Root | None]) -> None:
+    """`actions` in graph.describe()'s form. `inputs[n]` is the tree that a copy's input n names."""
+    for action in actions:
+        try:
+            _ACTIONS[action["kind"]](action, target, inputs)
+        except PydError:
+            raise
+        except OSError as error:
+            raise explained(error, str(action.get("path") or action.get("target") or "")) from None
+
+
+def _mkdir(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]) -> None:
+    owner = owners.resolve(action["owner"], target)
+    try:
+        os.close(make_directories(target, action["path"], owner, None, bits=action["mode"]))
+    except InvalidArgument:
+        raise InvalidArgument(f"mkdir {action['path']}: not a directory") from None
+
+
+def _mkfile(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]) -> None:
+    parent, _, name = action["path"].rpartition("/")
+    owner = owners.resolve(action["owner"], target) or (0, 0)
+    directory = make_directories(target, parent or "/", owner, None)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=directory)
+        with open(fd, "wb") as file:
+            file.write(action["data"].encode("utf-8", "surrogateescape"))
+            os.fchown(file.fileno(), *owner)
+            os.fchmod(file.fileno(), action["mode"])
+    finally:
+        os.close(directory)
+
+
+def _symlink(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]) -> None:
+    parent, _, name = action["path"].rpartition("/")
+    owner = owners.resolve(action["owner"], target) or (0, 0)
+    directory = target.open(parent or "/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        os.symlink(action["target"], name, dir_fd=directory)
+        os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
+    finally:
+        os.close(directory)
+
+
+def _remove(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]) -> None:
+    try:
+        found = find(target, action["path"], wildcard=action["wildcard"], parents=False)
+    except NotFound:
+        if action["missing_ok"]:
+            return
+        raise
+    for each in found:
+        parent, _, name = each.name.rpartition("/")
+        directory = target.open(parent or ".", os.O_PATH | os.O_DIRECTORY)
+        try:
+            trees.remove(name, dir_fd=directory)
+        finally:
+            os.close(directory)
+
+
+def _copy(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]) -> None:
+    source = inputs[action["input"]]
+    owner = owners.resolve(action["owner"], target)
+    mode = modes.parse(action["mode"]) if action["mode"] else None
+    excludes = Ignore(action["excludes"]) if action["excludes"] else None
+    for path in action["sources"]:
+        if source is None:
+            raise NotFound(f'"{path}": not found')
+        found = find(source, path, wildcard=action["wildcard"], parents=action["parents"])
+        copier = Copier(source, target, owner, mode, excludes)
+        for each in found:
+            if action["unpack"] and _unpack(source, each, target, action["target"], owner):
+                continue
+            copier.copy(each, action["target"])
+
+
+def _unpack(source: Root, found: Found, target: Root, into: str, owner: tuple[int, int] | None) -> bool:
+    """Whether it is an archive, and then unpacks it. As ADD has it: what is in it decides, not its name."""
+    if not stat.S_ISREG(source.lstat(found.path).st_mode):
+        return False
+    fd = source.open(found.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd, "rb", buffering=0) as file:
+        if not _is_archive(file):
+            return False
+        file.seek(0)
+        os.close(make_directories(target, into, owner, None))
+        options = ExtractOptions(
+            whiteouts=Whiteouts.LITERAL, owner=(lambda uid, gid: owner) if owner else None
+        )
+        extract(Decompressed(file), target.fd, options, into=into)
+    return True
+
+
+def _is_archive(file: Any) -> bool:
+    try:
+        block = b""
+        plain = Decompressed(file)
+        while len(block) < _TAR_BLOCK and (more := plain.read(_TAR_BLOCK - len(block))):
+            block += more
+    except (DataCorrupted, OSError):
+        return False
+    return is_tar_header(block)
+
+
+def is_tar_header(block: bytes) -> bool:
+    """By the header's checksum, which even the oldest archives have."""
+    if len(block) < _TAR_BLOCK or not any(block):
+        return False
+    try:
+        stated = int(block[148:156].strip(b" \0") or b"-1", 8)
+    except ValueError:
+        return False
+    total = sum(block[:148]) + 8 * 32 + sum(block[156:])
+    return stated == total
+
+
+_ACTIONS = {
+    "Mkdir": _mkdir,
+    "Mkfile": _mkfile,
+    "Symlink": _symlink,
+    "Remove": _remove,
+    "CopyFiles": _copy,
+}

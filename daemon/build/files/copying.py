@@ -1,0 +1,287 @@
+"""COPY and ADD upon a tree, with BuildKit's rules (tonistiigi/fsutil/copy, solver/llbsolver/file).
+
+- A directory's contents are copied, not itself; into one that exists they are merged.
+- A file goes into a target that is a directory or ends in a slash, else it becomes the target.
+- Directories on the way are made with mode 755 and the copy's owner and mode.
+- A directory that was there keeps its looks only if it is the target itself; those beneath take the source's.
+- Hard links among what is copied stay linked, modification times and attributes stay.
+
+Writing goes by descriptors: a parent is opened inside the root by the kernel, the last component is never
+followed, so a link in the tree may point wherever it likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+
+from daemon.build.dockerfile.ignore import Ignore
+from daemon.build.files import modes
+from daemon.build.files.hashing import walk
+from daemon.build.files.sources import Found
+from storage.archive import Root
+from storage.archive.create import read_attributes
+from storage.disk import is_full
+from storage.errors import Internal, InvalidArgument, NoSpace, PydError
+from storage.syscalls import chmod_descriptor
+
+_HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PIECE = 64 << 20
+
+
+@dataclass
+class Copier:
+    """Copies sources of one tree into another. `owner` and `mode` None: as the source has them."""
+
+    source: Root
+    target: Root
+    owner: tuple[int, int] | None = None
+    mode: modes.Change | None = None
+    excludes: Ignore | None = None
+    links: dict[tuple[int, int], str] = field(default_factory=dict)
+    """Inodes copied that have more names: where their first name went."""
+
+    def copy(self, found: Found, target: str) -> None:
+        """InvalidArgument where a file stands in a directory's way or the reverse."""
+        try:
+            self._copy(found, target)
+        except PydError:
+            raise
+        except OSError as error:
+            raise explained(error, f"copy /{found.name} to {target}") from None
+
+    def _copy(self, found: Found, target: str) -> None:
+        parent, _, last = found.path.rpartition("/")
+        source_parent = self.source.open(parent or ".", os.O_PATH | os.O_DIRECTORY)
+        try:
+            status = os.stat(last or ".", dir_fd=source_parent, follow_symlinks=False)
+            directory = stat.S_ISDIR(status.st_mode)
+            if found.kept:
+                base = target.rstrip("/") + "/" + found.kept
+                target = base + ("/" if directory else "")
+            elif not directory and (target.endswith("/") or self._is_directory(target)):
+                target = target.rstrip("/") + "/" + found.name.rpartition("/")[2]
+            if directory:
+                self._tree(source_parent, last or ".", status, target)
+            else:
+                self._single(source_parent, last, status, target)
+        finally:
+            os.close(source_parent)
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            return stat.S_ISDIR(self.target.stat(path).st_mode)
+        except OSError:
+            return False
+
+    def _single(self, source: int, name: str, status: os.stat_result, target: str) -> None:
+        where, _, last = target.rstrip("/").rpartition("/")
+        if self.excludes is not None and self.excludes.ignored(name):
+            return
+        fd = make_directories(self.target, where or "/", self.owner, self.mode)
+        try:
+            self._entry(source, name, status, fd, last, target)
+        finally:
+            os.close(fd)
+
+    def _tree(self, source: int, name: str, top: os.stat_result, target: str) -> None:
+        fresh = not self._is_directory(target)
+        base = make_directories(self.target, target.rstrip("/") or "/", self.owner, self.mode)
+        times: list[tuple[str, os.stat_result]] = []
+        handles: dict[str, int] = {"": base}
+        try:
+            if fresh:
+                self._looks(base, top, directory=True)
+                times.append(("", top))
+            for path, directory, entry, status in walk(source, name, self.excludes):
+                if not path:
+                    continue
+                parent, _, last = path.rpartition("/")
+                fd = self._handle(handles, base, parent)
+                if stat.S_ISDIR(status.st_mode):
+                    self._directory(fd, last, status, f"{target}/{path}")
+                    times.append((path, status))
+                else:
+                    self._entry(directory, entry, status, fd, last, f"{target}/{path}")
+            for path, status in reversed(times):
+                with contextlib.suppress(OSError):
+                    os.utime(
+                        f"/proc/self/fd/{self._handle(handles, base, path)}", ns=(status.st_mtime_ns,) * 2
+                    )
+        finally:
+            for fd in set(handles.values()):
+                os.close(fd)
+
+    def _handle(self, handles: dict[str, int], base: int, path: str) -> int:
+        """A directory of the target by its path; few are kept open, as walks go depth first."""
+        fd = handles.get(path)
+        if fd is not None:
+            return fd
+        if len(handles) > 64:
+            for key in [key for key in handles if key]:
+                os.close(handles.pop(key))
+        parent = base
+        opened = -1
+        # by single names, none of them followed: no link that the tree holds is ever walked through
+        for part in path.split("/"):
+            try:
+                following = self._enter(parent, part)
+            finally:
+                if opened >= 0:
+                    os.close(opened)
+            parent = opened = following
+        handles[path] = parent
+        return parent
+
+    def _enter(self, parent: int, name: str) -> int:
+        try:
+            return os.open(name, _DIRECTORY, dir_fd=parent)
+        except FileNotFoundError:  # an exclusion took the directory, but not what is in it
+            os.mkdir(name, 0o755, dir_fd=parent)
+            return os.open(name, _DIRECTORY, dir_fd=parent)
+
+    def _directory(self, parent: int, name: str, status: os.stat_result, shown: str) -> None:
+        try:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        except FileExistsError:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if not stat.S_ISDIR(found.st_mode):
+                raise InvalidArgument(f"cannot copy to non-directory: {shown}") from None
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        try:
+            self._looks(fd, status, directory=True)
+        finally:
+            os.close(fd)
+
+    def _entry(
+        self, source: int, name: str, status: os.stat_result, parent: int, last: str, shown: str
+    ) -> None:
+        """One file, link or device; what stands there is replaced, but no directory."""
+        self._clear(parent, last, shown)
+        kind = status.st_mode
+        if stat.S_ISREG(kind):
+            inode = (status.st_dev, status.st_ino)
+            if status.st_nlink > 1 and self._linked(inode, parent, last):
+                return
+            self._file(source, name, status, parent, last)
+            if status.st_nlink > 1:
+                self.links[inode] = shown
+        elif stat.S_ISLNK(kind):
+            os.symlink(os.readlink(name, dir_fd=source), last, dir_fd=parent)
+            uid, gid = self.owner or (status.st_uid, status.st_gid)
+            os.chown(last, uid, gid, dir_fd=parent, follow_symlinks=False)
+            os.utime(last, ns=(status.st_mtime_ns,) * 2, dir_fd=parent, follow_symlinks=False)
+        elif stat.S_ISSOCK(kind):
+            return
+        else:
+            os.mknod(last, stat.S_IFMT(kind) | 0o600, status.st_rdev, dir_fd=parent)
+            fd = os.open(last, _HANDLE, dir_fd=parent)
+            try:
+                self._looks(fd, status, directory=False)
+            finally:
+                os.close(fd)
+
+    def _linked(self, inode: tuple[int, int], parent: int, last: str) -> bool:
+        first = self.links.get(inode)
+        if first is None:
+            return False
+        with contextlib.suppress(OSError):
+            where, _, name = first.rpartition("/")
+            fd = self.target.open(where or "/", os.O_PATH | os.O_DIRECTORY)
+            try:
+                os.link(name, last, src_dir_fd=fd, dst_dir_fd=parent, follow_symlinks=False)
+                return True
+            finally:
+                os.close(fd)
+        return False
+
+    def _clear(self, parent: int, name: str, shown: str) -> None:
+        try:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(found.st_mode):
+            raise InvalidArgument(f"cannot overwrite to directory {shown} with file")
+        os.unlink(name, dir_fd=parent)
+
+    def _file(self, source: int, name: str, status: os.stat_result, parent: int, last: str) -> None:
+        reading = os.open(name, _FILE, dir_fd=source)
+        try:
+            writing = os.open(last, _CREATE, 0o600, dir_fd=parent)
+            try:
+                _contents(reading, writing)
+                uid, gid = self.owner or (status.st_uid, status.st_gid)
+                os.fchown(writing, uid, gid)
+                os.fchmod(writing, self._mode(status, directory=False))
+                for key, value in read_attributes(reading).items():
+                    with contextlib.suppress(OSError):
+                        os.setxattr(writing, key, value)
+                os.utime(writing, ns=(status.st_mtime_ns,) * 2)
+            finally:
+                os.close(writing)
+        finally:
+            os.close(reading)
+
+    def _mode(self, status: os.stat_result, *, directory: bool) -> int:
+        mode = stat.S_IMODE(status.st_mode)
+        return mode if self.mode is None else self.mode(mode, directory)
+
+    def _looks(self, fd: int, status: os.stat_result, *, directory: bool) -> None:
+        uid, gid = self.owner or (status.st_uid, status.st_gid)
+        os.chown(f"/proc/self/fd/{fd}", uid, gid)
+        chmod_descriptor(fd, self._mode(status, directory=directory))
+
+
+def _contents(reading: int, writing: int) -> None:
+    """In the kernel where it can."""
+    try:
+        while os.copy_file_range(reading, writing, _PIECE):
+            pass
+        return
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    while os.sendfile(writing, reading, None, _PIECE):
+        pass
+
+
+def make_directories(
+    root: Root, path: str, owner: tuple[int, int] | None, mode: modes.Change | None, *, bits: int = 0o755
+) -> int:
+    """mkdir -p inside the root; returns the last one's descriptor. New ones get owner and mode."""
+    here = root.realpath(path)
+    fd = root.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    for part in here.split("/"):
+        if not part:
+            continue
+        try:
+            try:
+                os.mkdir(part, 0o755, dir_fd=fd)
+                made = True
+            except FileExistsError:
+                made = False
+            try:
+                following = os.open(part, _DIRECTORY, dir_fd=fd)
+            except NotADirectoryError:
+                raise InvalidArgument(f"cannot copy to non-directory: {path}") from None
+            if made:
+                os.chown(following, *(owner or (0, 0)))
+                os.fchmod(following, mode(bits, True) if mode else bits)
+        finally:
+            os.close(fd)
+        fd = following
+    return fd
+
+
+def explained(error: OSError, what: str) -> PydError:
+    if is_full(error):
+        return NoSpace(f"{what}: no space left on device")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EEXIST):
+        return InvalidArgument(f"{what}: {os.strerror(error.errno)}")
+    return Internal(f"{what}: {error.strerror}")

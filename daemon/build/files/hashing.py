@@ -1,0 +1,113 @@
+"""What a copy depends on: a digest of names, types, modes, owners, links, attributes and contents; no times.
+
+Files are hashed with SHA-256 as they lie on disk. What a tree's files were is remembered by inode, size and
+change time within one worker, so that a tree which several instructions copy is read once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from daemon.build.dockerfile.ignore import Ignore
+from daemon.build.files.sources import Found
+from storage.archive import Root
+from storage.archive.create import read_attributes
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PIECE = 1 << 20
+_remembered: dict[tuple[int, int, int, int], bytes] = {}
+_MOST = 200_000
+
+
+class Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+def digest(root: Root, found: list[Found], excludes: Ignore | None) -> str:
+    """Of all that copying `found` would bring."""
+    total: Any = hashlib.sha256()
+    for source in found:
+        total.update(b"source\0" + os.fsencode(source.name) + b"\0")
+        parent, _, last = source.path.rpartition("/")
+        fd = root.open(parent or ".", os.O_PATH | os.O_DIRECTORY)
+        try:
+            for path, directory, name, status in walk(fd, last or ".", excludes):
+                _entry(total, path, directory, name, status)
+        finally:
+            os.close(fd)
+    return "sha256:" + str(total.hexdigest())
+
+
+def walk(parent: int, top: str, excludes: Ignore | None) -> Iterator[tuple[str, int, str, os.stat_result]]:
+    """(path below the top, descriptor of its directory, name in it, status), parents first; links not followed."""
+    status = os.stat(top, dir_fd=parent, follow_symlinks=False)
+    yield "", parent, top, status
+    if not stat.S_ISDIR(status.st_mode):
+        return
+    stack = [(os.open(top, _DIRECTORY, dir_fd=parent), "", None)]
+    lists: list[Iterator[str]] = [iter(sorted(os.listdir(stack[0][0])))]
+    try:
+        while stack:
+            fd, path, _ = stack[-1]
+            name = next(lists[-1], None)
+            if name is None:
+                os.close(fd)
+                stack.pop()
+                lists.pop()
+                continue
+            below = f"{path}/{name}" if path else name
+            if excludes is not None and excludes.ignored(below):
+                if excludes.prunes(below):
+                    continue
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if not stat.S_ISDIR(status.st_mode):
+                    continue
+            else:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                yield below, fd, name, status
+            if stat.S_ISDIR(status.st_mode):
+                stack.append((os.open(name, _DIRECTORY, dir_fd=fd), below, None))
+                lists.append(iter(sorted(os.listdir(stack[-1][0]))))
+    finally:
+        for fd, *_ in stack:
+            os.close(fd)
+
+
+def _entry(total: Hash, path: str, directory: int, name: str, status: os.stat_result) -> None:
+    head = f"{status.st_mode:o} {status.st_uid} {status.st_gid} {status.st_rdev}\0".encode()
+    total.update(os.fsencode(path) + b"\0" + head)
+    if stat.S_ISREG(status.st_mode):
+        total.update(file_digest(directory, name, status))
+        if status.st_mode & 0o111 or status.st_nlink > 1:
+            attributes = read_attributes(f"/proc/self/fd/{directory}/{name}")
+            for key in sorted(attributes):
+                total.update(key.encode() + b"\0" + attributes[key])
+    elif stat.S_ISLNK(status.st_mode):
+        total.update(os.fsencode(os.readlink(name, dir_fd=directory)))
+
+
+def file_digest(directory: int, name: str, status: os.stat_result) -> bytes:
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+    known = _remembered.get(key)
+    if known is not None:
+        return known
+    fd = os.open(name, _FILE, dir_fd=directory)
+    try:
+        if status.st_size <= _PIECE:
+            result = hashlib.sha256(os.read(fd, _PIECE + 1)).digest()
+        else:
+            summed = hashlib.sha256()
+            while data := os.read(fd, _PIECE):
+                summed.update(data)
+            result = summed.digest()
+    finally:
+        os.close(fd)
+    if len(_remembered) >= _MOST:
+        _remembered.clear()
+    _remembered[key] = result
+    return result

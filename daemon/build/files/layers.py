@@ -1,0 +1,157 @@
+"""A snapshot's upper directory as a layer: what a step only touched is taken back, the rest becomes a blob."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from isal import isal_zlib
+
+from daemon.images.manifests import DOCKER_LAYER
+from daemon.images.transfer.compression import LEVEL
+from daemon.images.transfer.ingest import Layer
+from storage.archive import CreateOptions, Root, write_layer
+from storage.archive.options import is_opaque
+from storage.content import BlobWriter, ContentStore
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+_DEEPEST = 100
+
+
+class _Sink:
+    """The archive on its way: hashed, compressed, stored."""
+
+    def __init__(self, blob: BlobWriter) -> None:
+        self._blob = blob
+        self._hash = hashlib.sha256()
+        self._compressor = isal_zlib.compressobj(level=LEVEL, wbits=31)
+        self._pieces: list[bytes] = []
+        self._waiting = 0
+        self.size = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._pieces.append(bytes(data))
+        self._waiting += len(data)
+        if self._waiting >= 1 << 18:
+            self._flush()
+        return len(data)
+
+    def _flush(self) -> None:
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        self._waiting = 0
+        self.size += len(data)
+        self._hash.update(data)
+        if packed := self._compressor.compress(data):
+            self._blob.write(packed)
+
+    def finish(self) -> str:
+        self._flush()
+        self._blob.write(self._compressor.flush())
+        return "sha256:" + self._hash.hexdigest()
+
+
+def make(upper: Path, store: ContentStore, *, epoch: int | None = None) -> Layer:
+    """Stores the directory as a layer; what it holds, not when it was made, decides its digest."""
+    with store.writer() as blob:
+        sink = _Sink(blob)
+        write_layer(sink, upper, options=CreateOptions())
+        diff_id = sink.finish()
+        size = blob.tell()
+        digest = blob.commit()
+    return Layer(diff_id, sink.size, measure(upper), digest, size, DOCKER_LAYER)
+
+
+def measure(upper: Path) -> int:
+    """Bytes of the files: what Docker calls a layer's size."""
+    from storage import trees
+
+    fd = os.open(upper, _DIRECTORY)
+    try:
+        return int(trees.measure(fd)[0])
+    finally:
+        os.close(fd)
+
+
+def tidy(upper: Path, lower: Sequence[Path], stubs: Sequence[str]) -> None:
+    """Takes back what was only made to mount upon, and directories that were copied up but not changed."""
+    with Root(upper) as root:
+        for path in stubs:
+            _remove_stub(root, path, lower)
+    fd = os.open(upper, _DIRECTORY)
+    try:
+        _drop_unchanged(fd, [str(each) for each in lower])
+    finally:
+        os.close(fd)
+
+
+def _remove_stub(root: Root, path: str, lower: Sequence[Path]) -> None:
+    """The mount point if it is empty still and lay not in the image; then its parents likewise."""
+    parts = [part for part in path.split("/") if part]
+    while parts:
+        name = "/".join(parts)
+        if any(os.path.lexists(directory / name) for directory in lower):
+            return
+        try:
+            parent = root.open("/".join(parts[:-1]) or ".", os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            return
+        try:
+            found = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                os.rmdir(parts[-1], dir_fd=parent)
+            elif stat.S_ISREG(found.st_mode) and found.st_size == 0:
+                os.unlink(parts[-1], dir_fd=parent)
+            else:
+                return
+        except OSError:
+            return
+        finally:
+            os.close(parent)
+        parts.pop()
+
+
+def _drop_unchanged(fd: int, lower: list[str], depth: int = 0) -> bool:
+    """Removes empty directories that look as they did below; True when nothing is left in this one.
+
+    Overlay copies a directory up before anything in it changes; if that was taken back it says nothing. Only
+    depths that people use are looked at: recursion stays shallow.
+    """
+    empty = True
+    for name in os.listdir(fd):
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if not stat.S_ISDIR(found.st_mode) or depth > _DEEPEST:
+            empty = False
+            continue
+        below = [
+            path
+            for directory in lower
+            if os.path.isdir(path := f"{directory}/{name}") and not os.path.islink(path)
+        ]
+        if not below:
+            empty = False
+            continue
+        child = os.open(name, _DIRECTORY, dir_fd=fd)
+        try:
+            bare = _drop_unchanged(child, below, depth + 1)
+            same = _same(os.fstat(child), os.lstat(below[0])) and not is_opaque(
+                child, "trusted.overlay.opaque"
+            )
+        finally:
+            os.close(child)
+        if bare and same:
+            with contextlib.suppress(OSError):
+                os.rmdir(name, dir_fd=fd)
+                continue
+        empty = False
+    return empty
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_mode, one.st_uid, one.st_gid) == (other.st_mode, other.st_uid, other.st_gid)

@@ -1,0 +1,165 @@
+"""ADD's and a build's URLs: one file over HTTP, or a git repository."""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import os
+import re
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from storage.disk import no_space
+from storage.errors import DataCorrupted, InvalidArgument, NotFound, Unavailable
+
+TIMEOUT = 60
+LARGEST = 64 << 30
+_PIECE = 1 << 18
+_NAME = re.compile(r'filename="?([^";/]+)"?')
+
+
+def download(url: str, directory: Path, checksum: str) -> dict[str, str]:
+    """Into the directory, by the name that the server or the URL gives; mode 600, the server's time."""
+    request = urllib.request.Request(url, headers={"User-Agent": "pyd", "Accept-Encoding": "identity"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            name = _file_name(answer.headers.get("Content-Disposition") or "", answer.geturl() or url)
+            algorithm = checksum.partition(":")[0] or "sha256"
+            digest = _receive(answer, directory / name, algorithm)
+            modified = answer.headers.get("Last-Modified")
+    except urllib.error.HTTPError as error:
+        kind = NotFound if error.code == 404 else Unavailable
+        raise kind(f"invalid response status {error.code}: {url}") from None
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise Unavailable(f"failed to load {url}: {getattr(error, 'reason', error)}") from None
+    if checksum and digest != checksum:
+        raise DataCorrupted(f"digest mismatch {digest}: {checksum}")
+    _set_time(directory / name, modified)
+    return {"name": name, "digest": digest}
+
+
+def _file_name(disposition: str, url: str) -> str:
+    match = _NAME.search(disposition)
+    name = match[1] if match else urllib.parse.unquote(urllib.parse.urlsplit(url).path.rpartition("/")[2])
+    name = name.replace("\0", "")
+    return name if name not in ("", ".", "..") and "/" not in name else "download"
+
+
+def _receive(answer: object, path: Path, algorithm: str) -> str:
+    total = hashlib.new(algorithm)
+    size = 0
+    with no_space(path), open(path, "xb", opener=lambda p, f: os.open(p, f, 0o600)) as file:
+        while data := answer.read(_PIECE):  # type: ignore[attr-defined]
+            size += len(data)
+            if size > LARGEST:
+                raise InvalidArgument(f"the download is larger than {LARGEST >> 30} GiB")
+            total.update(data)
+            file.write(data)
+    return f"{algorithm}:{total.hexdigest()}"
+
+
+def _set_time(path: Path, modified: str | None) -> None:
+    when = 0.0
+    if modified:
+        try:
+            when = email.utils.parsedate_to_datetime(modified).timestamp()
+        except (TypeError, ValueError):
+            when = 0.0
+    os.utime(path, (when, when))
+
+
+def split_git(url: str) -> tuple[str, str, str]:
+    """URL#ref:directory to its parts."""
+    remote, _, fragment = url.partition("#")
+    reference, _, directory = fragment.partition(":")
+    return remote, reference, directory
+
+
+def clone(url: str, directory: Path, *, keep_git: bool = False, checksum: str = "") -> dict[str, str]:
+    """The commit that a reference means, shallow, submodules included; returns its hash."""
+    remote, reference, _ = split_git(url)
+    for text in (remote, reference):
+        if text.startswith("-"):
+            raise InvalidArgument(f"invalid git reference {text!r}")
+    _git(directory, "init", "--quiet", "--initial-branch=main", ".")
+    _git(directory, "remote", "add", "origin", remote)
+    try:
+        _git(
+            directory,
+            "fetch",
+            "--quiet",
+            "--depth=1",
+            "--recurse-submodules=no",
+            "origin",
+            reference or "HEAD",
+        )
+    except Unavailable:
+        # a server that gives no single commits: everything, then
+        _git(directory, "fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
+        _git(directory, "update-ref", "FETCH_HEAD", _commit(directory, reference))
+    _git(directory, "checkout", "--quiet", "--detach", "FETCH_HEAD")
+    if (directory / ".gitmodules").exists():
+        _git(directory, "submodule", "update", "--quiet", "--init", "--recursive", "--depth=1")
+    commit = _git(directory, "rev-parse", "HEAD").strip()
+    if checksum and not commit.startswith(checksum):
+        raise DataCorrupted(f"expected checksum to match {checksum}, got {commit}")
+    if not keep_git:
+        from storage import trees
+
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            trees.remove(".git", dir_fd=fd)
+        finally:
+            os.close(fd)
+    return {"commit": commit}
+
+
+def _commit(directory: Path, reference: str) -> str:
+    for name in (f"refs/remotes/origin/{reference}", reference):
+        try:
+            return _git(directory, "rev-parse", "--verify", f"{name}^{{commit}}").strip()
+        except Unavailable:
+            continue
+    raise NotFound(f"repository does not contain ref {reference}")
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(directory),
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_ALLOW_PROTOCOL": "http:https:git:ssh",
+        "LC_ALL": "C",
+    }
+    command = [
+        "git",
+        "-C",
+        str(directory),
+        "-c",
+        "protocol.ext.allow=never",
+        "-c",
+        "core.hooksPath=/dev/null",
+    ]
+    try:
+        result = subprocess.run(
+            [*command, *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=600,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise Unavailable("git is needed for git URLs and is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"git {arguments[0]} took longer than ten minutes") from None
+    if result.returncode:
+        raise Unavailable(f"git {arguments[0]} failed: {result.stderr.strip()[-1000:]}")
+    return result.stdout

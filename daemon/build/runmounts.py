@@ -1,0 +1,166 @@
+"""RUN --mount: where each comes from on this machine, as mounts of the OCI spec.
+
+bind      a path of another tree: a file, a directory, or a small overlay of the layers that make it up
+cache     a directory of the daemon's, kept between builds; shared, locked or private
+tmpfs     memory
+secret    a file on the runtime's memory file system, or a variable; never in the data root
+ssh       an agent's socket: none can be forwarded by this door
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from daemon.build.bench import Bench, Job, Result
+from daemon.build.graph import Exec, ExecMount
+from storage.errors import InvalidArgument, NotFound
+
+_BIND = ["rbind", "rprivate"]
+
+
+@dataclass
+class Prepared:
+    """Mounts, the variables of secrets, the mount points, and what gives it all back."""
+
+    mounts: list[dict[str, Any]] = field(default_factory=list)
+    env: list[str] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+    async def release(self) -> None:
+        while self.undo:
+            self.undo.pop()()
+
+
+async def prepare(
+    bench: Bench, job: Job, operation: Exec, inputs: list[Result], directory: Path, private: Path
+) -> Prepared:
+    prepared = Prepared()
+    try:
+        for number, mount in enumerate(operation.mounts):
+            if mount.target and not (mount.kind == "secret" and mount.env):
+                prepared.targets.append(mount.target)
+            match mount.kind:
+                case "bind":
+                    await _bind(bench, mount, inputs[mount.input], directory / str(number), prepared)
+                case "cache":
+                    await _cache(bench, mount, inputs, prepared)
+                case "tmpfs":
+                    size = [f"size={mount.size}"] if mount.size else []
+                    options = ["nosuid", "nodev", "mode=755", *size]
+                    prepared.mounts.append(_mount("tmpfs", "tmpfs", mount.target, options))
+                case "secret":
+                    _secret(job, mount, private / str(number), prepared)
+                case "ssh":
+                    if mount.required:
+                        raise InvalidArgument(f"unset ssh forward key {mount.id}")
+                    prepared.targets.remove(mount.target)
+    except BaseException:
+        await prepared.release()
+        raise
+    return prepared
+
+
+def _mount(kind: str, source: str, target: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source, "options": options}
+
+
+async def _bind(bench: Bench, mount: ExecMount, tree: Result, own: Path, prepared: Prepared) -> None:
+    """What a writable one gets written goes into a directory of the step's and is thrown away."""
+    lower = bench.overlay(tree)
+    if lower is None:
+        await asyncio.to_thread(own.mkdir)
+        found: dict[str, Any] = {"directories": [str(own)]}
+        if mount.source != "/":
+            raise NotFound(f'"{mount.source}": not found')
+    else:
+        found = await bench.workshop.call("subtree", lower=lower["lower"], path=mount.source)
+    if "file" in found:
+        if not mount.readonly:
+            raise InvalidArgument(f"a file can only be mounted read-only: {mount.target}")
+        prepared.mounts.append(_mount("bind", found["file"], mount.target, [*_BIND, "ro"]))
+        return
+    directories: list[str] = found["directories"]
+    if mount.readonly and len(directories) == 1:
+        prepared.mounts.append(_mount("bind", directories[0], mount.target, [*_BIND, "ro"]))
+        return
+    options = ["lowerdir=" + ":".join(path.replace(":", "\\:") for path in directories)]
+    if not mount.readonly:
+        upper, work = own / "upper", own / "work"
+        for path in (upper, work):
+            path.mkdir(parents=True)
+        above = os.stat(directories[0])
+        os.chown(upper, above.st_uid, above.st_gid)
+        os.chmod(upper, above.st_mode & 0o7777)
+        options += [f"upperdir={upper}", f"workdir={work}"]
+    prepared.mounts.append(
+        _mount("overlay", "overlay", mount.target, options + (["ro"] if mount.readonly else []))
+    )
+
+
+async def _cache(bench: Bench, mount: ExecMount, inputs: list[Result], prepared: Prepared) -> None:
+    name = hashlib.sha256(f"{mount.id}\0{mount.uid}\0{mount.gid}".encode()).hexdigest()
+    if mount.sharing == "locked":
+        lock = bench.locks.setdefault(name, asyncio.Lock())
+        await lock.acquire()
+        prepared.undo.append(lock.release)
+    elif mount.sharing == "private":
+        name = _free(bench, name, prepared)
+    directory = bench.cache_mounts / name
+    if not directory.exists():
+        directory.mkdir(parents=True, mode=0o755)
+        os.chown(directory, mount.uid, mount.gid)
+        os.chmod(directory, 0o755 if mount.mode is None else mount.mode)
+        if mount.input >= 0:
+            await _fill(bench, inputs[mount.input], mount.source, directory)
+    options = [*_BIND, "ro"] if mount.readonly else _BIND
+    prepared.mounts.append(_mount("bind", str(directory), mount.target, options))
+
+
+def _free(bench: Bench, name: str, prepared: Prepared) -> str:
+    """The first copy of a private cache that nobody uses."""
+    number = 0
+    while f"{name}-{number}" in bench.private:
+        number += 1
+    chosen = f"{name}-{number}"
+    bench.private.add(chosen)
+    prepared.undo.append(lambda: bench.private.discard(chosen))
+    return chosen
+
+
+async def _fill(bench: Bench, tree: Result, source: str, directory: Path) -> None:
+    action = {
+        "kind": "CopyFiles", "input": 0, "sources": [source], "target": "/", "owner": "", "mode": "", "unpack": False,
+        "parents": False, "excludes": [], "wildcard": False,
+    }  # fmt: skip
+    target: dict[str, Any] = {"lower": [], "upper": str(directory), "work": None}
+    await bench.workshop.call("file", actions=[action], target=target, inputs=[bench.overlay(tree)])
+
+
+def _secret(job: Job, mount: ExecMount, path: Path, prepared: Prepared) -> None:
+    data = job.secrets.get(mount.id)
+    if data is None:
+        if mount.required:
+            raise NotFound(f"secret {mount.id}: not found")
+        if mount.target in prepared.targets:
+            prepared.targets.remove(mount.target)
+        return
+    if mount.env:
+        prepared.env.append(f"{mount.env}={data.decode('utf-8', 'surrogateescape')}")
+    if not mount.target:
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+    with open(fd, "wb") as file:
+        file.write(data)
+        os.fchown(file.fileno(), mount.uid, mount.gid)
+        os.fchmod(file.fileno(), 0o400 if mount.mode is None else mount.mode)
+    prepared.mounts.append(
+        _mount("bind", str(path), mount.target, [*_BIND, "ro", "nosuid", "nodev", "noexec"])
+    )

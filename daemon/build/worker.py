@@ -1,0 +1,243 @@
+"""The build's worker process: whatever reads users' files or takes long runs here, not on the event loop.
+
+Started by the first build, kept while builds go on and some seconds longer, and gone then with all its memory.
+The protocol is the image worker's (daemon.images.transfer.worker): JSON lines over a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import errno
+import os
+import socket
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from daemon.build.dockerfile.ignore import Ignore
+from daemon.build.dockerfile.source import MAX_SIZE
+from daemon.build.files import actions, hashing, layers, remote, sources
+from daemon.images.transfer.compression import Decompressed
+from daemon.images.transfer.confine import die_with_parent, no_new_privileges
+from daemon.images.transfer.ingest import WorkerStore
+from daemon.images.transfer.worker import Server
+from storage import trees
+from storage.archive import ExtractOptions, Limits, Root, Whiteouts, extract
+from storage.errors import InvalidArgument, NotFound
+from storage.snapshots import OverlayMount, mounted
+from storage.snapshots.layers import lookup
+
+Report = Callable[[dict[str, Any]], None]
+Tree = dict[str, Any]
+"""{"lower": [paths], "upper": path or None, "work": path or None}; None is scratch."""
+
+
+def overlay(tree: Tree) -> OverlayMount:
+    upper, work = tree.get("upper"), tree.get("work")
+    lower = tuple(Path(path) for path in tree["lower"])
+    return OverlayMount(lower, Path(upper) if upper else None, Path(work) if work else None)
+
+
+@contextlib.contextmanager
+def opened(tree: Tree | None) -> Iterator[Root | None]:
+    """A tree, mounted for this process alone."""
+    if tree is None:
+        yield None
+        return
+    with mounted(overlay(tree)) as fd, Root(fd) as root:
+        yield root
+
+
+class Files:
+    """What the daemon may ask for."""
+
+    def __init__(self, store: WorkerStore) -> None:
+        self._store = store
+
+    async def file(
+        self, report: Report, actions: list[dict[str, Any]], target: Tree, inputs: list[Tree | None]
+    ) -> None:
+        """A File vertex: actions upon the writable tree `target`."""
+        await asyncio.to_thread(_file, actions, target, inputs)
+
+    async def digest(
+        self, report: Report, tree: Tree | None, paths: list[str], wildcard: bool, excludes: list[str]
+    ) -> str:
+        """The content digest of what a copy would take."""
+        return await asyncio.to_thread(_digest, tree, paths, wildcard, excludes)
+
+    async def layer(
+        self, report: Report, upper: str, lower: list[str], stubs: list[str], tidy: bool
+    ) -> dict[str, Any]:
+        """What a step changed, as a stored layer."""
+
+        def work() -> dict[str, Any]:
+            if tidy:
+                layers.tidy(Path(upper), [Path(path) for path in lower], stubs)
+            return layers.make(Path(upper), self._store).fields()
+
+        return await asyncio.to_thread(work)
+
+    async def context(self, report: Report, address: str, directory: str) -> dict[str, Any]:
+        """Unpacks the archive that comes from an (abstract) socket, whatever compresses it."""
+        return await asyncio.to_thread(_context, address, Path(directory))
+
+    async def subtree(self, report: Report, lower: list[str], path: str) -> dict[str, Any]:
+        """Where a path of a read-only tree lies on this machine, to be mounted elsewhere."""
+        return await asyncio.to_thread(_subtree, lower, path)
+
+    async def read(self, report: Report, directory: str, path: str, limit: int) -> str | None:
+        """A small file of a context, base64; None when there is none."""
+        return await asyncio.to_thread(_read, directory, path, limit)
+
+    async def prune(self, report: Report, directory: str, patterns: list[str]) -> None:
+        """Removes from a context what .dockerignore names."""
+        await asyncio.to_thread(_prune, Path(directory), patterns)
+
+    async def download(self, report: Report, url: str, directory: str, checksum: str) -> dict[str, str]:
+        return await asyncio.to_thread(remote.download, url, Path(directory), checksum)
+
+    async def clone(
+        self, report: Report, url: str, directory: str, keep_git: bool, checksum: str
+    ) -> dict[str, str]:
+        work = asyncio.to_thread(remote.clone, url, Path(directory), keep_git=keep_git, checksum=checksum)
+        return await work
+
+
+def _file(steps: list[dict[str, Any]], target: Tree, inputs: list[Tree | None]) -> None:
+    with contextlib.ExitStack() as stack:
+        trees = [stack.enter_context(opened(tree)) for tree in inputs]
+        root = stack.enter_context(opened(target))
+        assert root is not None
+        actions.run(steps, root, trees)
+
+
+def _digest(tree: Tree | None, paths: list[str], wildcard: bool, excludes: list[str]) -> str:
+    with opened(tree) as root:
+        if root is None:
+            raise NotFound(f'"{paths[0]}": not found')
+        found = [
+            each for path in paths for each in sources.find(root, path, wildcard=wildcard, parents=False)
+        ]
+        return hashing.digest(root, found, Ignore(excludes) if excludes else None)
+
+
+def _context(address: str, directory: Path) -> dict[str, Any]:
+    """A lone Dockerfile (not an archive) is stored as one."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect("\0" + address)
+        stream = connection.makefile("rb", buffering=0)
+        plain = Decompressed(stream)
+        head = b""
+        while len(head) < 512 and (more := plain.read(512 - len(head))):
+            head += more
+        rest = _Joined(head, plain)
+        if not actions.is_tar_header(head):
+            if any(head):
+                _store_dockerfile(rest, directory)
+                return {"archive": False, "size": 0}
+            return {"archive": True, "size": 0}
+        options = ExtractOptions(
+            whiteouts=Whiteouts.LITERAL, owner=lambda uid, gid: (0, 0), devices=False, limits=Limits()
+        )
+        done = extract(rest, directory, options)
+        return {"archive": True, "size": done.size}
+
+
+def _subtree(lower: list[str], path: str) -> dict[str, Any]:
+    """{"file": path} or {"directories": [topmost first]}. NotFound as a copy says it."""
+    with opened({"lower": lower}) as root:
+        assert root is not None
+        try:
+            real = root.realpath(path)
+            root.lstat(real)
+        except OSError:
+            raise NotFound(f'"{path}": not found') from None
+    directories = lower
+    for part in [part for part in real.split("/") if part]:
+        found = lookup(directories, part, "trusted.overlay.opaque")
+        if found is None:
+            raise NotFound(f'"{path}": not found')
+        if not found.directories:
+            return {"file": found.path}
+        directories = found.directories
+    return {"directories": directories}
+
+
+def _prune(directory: Path, patterns: list[str]) -> None:
+    ignore = Ignore(patterns)
+    gone: list[str] = []
+    kept: set[str] = set()
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for path, *_ in hashing.walk(fd, ".", None):
+            if not path:
+                continue
+            if not ignore.ignored(path):
+                while path and path not in kept:
+                    kept.add(path)
+                    path = path.rpartition("/")[0]
+            else:
+                gone.append(path)
+        for path in reversed(gone):
+            if path in kept:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                trees.remove(path, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _read(directory: str, path: str, limit: int) -> str | None:
+    with Root(Path(directory)) as root:
+        try:
+            fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            data = file.read(limit + 1)
+    if len(data) > limit:
+        raise InvalidArgument(f"{path} is larger than {limit >> 20} MiB")
+    return base64.b64encode(data).decode()
+
+
+def _store_dockerfile(stream: _Joined, directory: Path) -> None:
+    data = b""
+    while more := stream.read(1 << 16):
+        data += more
+        if len(data) > MAX_SIZE:
+            raise InvalidArgument(f"the Dockerfile is larger than {MAX_SIZE >> 20} MiB")
+    (directory / "Dockerfile").write_bytes(data)
+
+
+class _Joined:
+    """Bytes that were read already, and the rest."""
+
+    def __init__(self, head: bytes, rest: Any) -> None:
+        self._head, self._rest = head, rest
+
+    def read(self, size: int = 1 << 18, /) -> bytes:
+        if self._head:
+            data, self._head = self._head[:size], self._head[size:]
+            return data
+        data = self._rest.read(size)
+        assert isinstance(data, bytes)
+        return data
+
+
+def main() -> None:
+    descriptor, parent, root = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    die_with_parent(parent)
+    no_new_privileges()
+    connection = socket.socket(fileno=descriptor)
+    connection.setblocking(False)
+    asyncio.run(Server([Files(WorkerStore(root))]).serve(connection))
+    os._exit(0)
