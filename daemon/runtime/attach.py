@@ -350,6 +350,8 @@ class Client:
         if self.reads and self.process.closes_stdin and not self._tty:
             self.reads = False
             self.process.end_input()
+        if self.reads and self.process.description is None:
+            self.process.input_lost = True
         _shut_down(self.sock)
         self.sock.close()
         self._forget_output()

@@ -293,6 +293,7 @@ class Process:
         "closes_stdin",
         "description",
         "exited",
+        "input_lost",
         "journal",
         "key",
         "log",
@@ -327,6 +328,8 @@ class Process:
         self.closes_stdin = False
         self.description: dict[str, Any] | None = None
         self.exited = False
+        self.input_lost = False
+        """A client that was to feed the input went before the process came: it will find its input at its end."""
         self.released = False
         self.log: Log | None = None
         self.outputs: list[Output] = []
@@ -351,6 +354,8 @@ class Process:
         self.settle()
         for client in list(self.clients):
             client.begin()
+        if self.input_lost and self.closes_stdin and not any(client.reads for client in self.clients):
+            self.end_input()
 
     def _adopt_one(self, name: str, fd: int, slots: dict[str, int]) -> None:
         if name == "pidfd":
@@ -405,6 +410,7 @@ class Process:
         self.released = True
         if self.stdin is not None:
             self.stdin.close()
+        self._close_pidfd()
         self.settle()
 
     def discard(self, *, hand_back: bool = False) -> None:
@@ -421,10 +427,13 @@ class Process:
             output.end()
         if self.stdin is not None:
             self.stdin.close()
+        self._close_pidfd()
+        self._close_log()
+
+    def _close_pidfd(self) -> None:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
-        self._close_log()
 
     def _close_log(self) -> None:
         if self.log is not None:
@@ -490,5 +499,6 @@ class Process:
         if self.stdin is not None:
             self.stdin.forget(client)
         self.unblock(client)
-        if self.description is None and not self.clients:
+        awaited = self.input_lost and self.key[1] is not None  # an exec comes surely, or is forgotten
+        if self.description is None and not self.clients and not awaited:
             self._on_idle(self)
