@@ -83,10 +83,6 @@ class Execs:
         """What must hold before the connection is taken over. Raises NotFound, Conflict."""
         run = self.find(exec_id)
         container = self._container(run)
-        if run.exit_code is not None:
-            raise Conflict(f"Error: Exec command {exec_id} has already run")
-        if run.started:
-            raise Conflict(f"Error: Exec command {exec_id} is already running")
         self._check_running(container, container.id)
         return run
 
@@ -108,6 +104,10 @@ class Execs:
         """
         run = self.check_start(exec_id)
         container = self._container(run)
+        if run.exit_code is not None:
+            raise Conflict(f"exec command {exec_id} has already run")
+        if run.started:
+            raise Conflict(f"exec command {exec_id} is already running")
         run.started = True
         wants = {name: bool(run.config.get(f"Attach{name}")) for name in ("Stdin", "Stdout", "Stderr")}
         try:
