@@ -169,6 +169,5 @@ async def _undo(ctx: Context, container: Container, prepared: bool) -> None:
     directory = ctx.config.container_dir(container.id)
     if directory.exists():
         await asyncio.to_thread(directory.rmdir)
-    for point in container.mounts:
-        if point.type == "volume" and point.anonymous:
-            await ctx.volumes.remove(point.name, force=True)
+    for name in ctx.volumes.made_for(container.id):
+        await ctx.volumes.remove(name, force=True)

@@ -205,7 +205,11 @@ async def settle(container: Container, registry: Registry, volumes: Volumes) -> 
         if point.type == "volume":
             try:
                 volume = await volumes.create(
-                    point.name, driver=point.driver, options=point.driver_options, labels=point.labels
+                    point.name,
+                    driver=point.driver,
+                    options=point.driver_options,
+                    labels=point.labels,
+                    maker=container.id,
                 )
             except PydError as error:
                 raise type(error)(f"create {point.name}: {error}") from None
@@ -245,3 +249,21 @@ def _mount_of(path: str) -> tuple[str, set[str]]:
                 optional = fields[6 : fields.index("-")]
                 best, tags = place, {each.partition(":")[0] for each in optional}
     return best, tags
+
+
+Publish = Callable[[str, str, str, dict[str, str]], None]
+
+
+def publish(event: Publish, container: Container, action: str) -> None:
+    """Docker's volume events around a life: `mount` tells how, `unmount` only of what."""
+    for point in container.mounts:
+        if point.type != "volume":
+            continue
+        attributes = {"driver": point.driver or "local", "container": container.id}
+        if action == "mount":
+            attributes |= {
+                "destination": point.destination,
+                "propagation": point.propagation,
+                "read/write": "true" if point.writable else "false",
+            }
+        event("volume", action, point.name, attributes)

@@ -36,7 +36,9 @@ async def reconcile(ctx: Context, states: dict[str, RuntimeState]) -> None:
     for container in ctx.registry:
         async with container.lock:
             await _settle(ctx, container, states.get(container.id))
-    await asyncio.to_thread(_sweep, ctx)
+    if not ctx.resynced:  # later, what has no record may be a container that is just being made
+        await asyncio.to_thread(_sweep, ctx)
+        await ctx.volumes.drop_orphans(lambda maker: maker in ctx.registry)
     await _policies(ctx)
 
 
@@ -66,6 +68,9 @@ async def _settle(ctx: Context, container: Container, state: RuntimeState | None
     if recorded.status == "removing":
         await remove.discard_locked(ctx, container)
     elif recorded.alive:
+        if state is None and ctx.resynced:  # it may have started since we were told
+            state = (await ctx.runtime.states()).get(container.id)
+            lives = state is not None and state.exit_status is None
         if state is None:
             await _missing(ctx, container)
         elif not lives:
@@ -77,6 +82,8 @@ async def _settle(ctx: Context, container: Container, state: RuntimeState | None
     elif state is not None:
         log.info("undoing the unfinished start of %s", container.short_id)
         await _forget(ctx, container.id, state)
+    else:
+        await asyncio.to_thread(shutil.rmtree, ctx.config.bundle(container.id), True)
 
 
 async def _ended(ctx: Context, container: Container, state: RuntimeState) -> None:

@@ -56,6 +56,8 @@ async def discard_locked(ctx: Context, container: Container, *, volumes: bool = 
     container.removing = True
     container.state.status = "removing"
     exits.cancel_restart(container)
+    if not volumes:
+        await ctx.volumes.keep(ctx.volumes.made_for(container.id))
     await ctx.registry.drop(container)
     try:
         ctx.snapshots.remove(container.id)

@@ -39,6 +39,7 @@ class Volume:
     populated: bool = False
     """Whether an image's files were already copied in, or anything ever mounted it."""
     extra: dict[str, Any] = field(default_factory=dict)
+    """`maker`: ID of the container that an anonymous volume was made for and lives and dies with."""
 
     def as_docker(self) -> dict[str, Any]:
         return {
@@ -88,13 +89,16 @@ class Volumes:
         driver: str = "local",
         options: dict[str, str] | None = None,
         labels: dict[str, str] | None = None,
+        maker: str = "",
     ) -> Volume:
         """Docker's `volume create`: an existing name gives the existing volume."""
         if driver not in ("", "local"):
             raise NotFound(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
+        extra: dict[str, Any] = {}
         if not name:
             name = secrets.token_hex(32)
             labels = {**(labels or {}), ANONYMOUS_LABEL: ""}
+            extra = {"maker": maker} if maker else {}
         if len(name) < 2 and name:
             raise InvalidArgument(
                 "volume name is too short, names should be at least two alphanumeric characters"
@@ -113,7 +117,7 @@ class Volumes:
         directory = self._root / name / "_data"
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         os.chmod(directory.parent, 0o701)
-        volume = Volume(name, str(directory), now_ns(), labels, options)
+        volume = Volume(name, str(directory), now_ns(), labels, options, extra=extra)
         await self._save(volume)
         self._volumes[name] = volume
         self._publish("volume", "create", name, {"driver": "local"})
@@ -121,6 +125,24 @@ class Volumes:
 
     async def _save(self, volume: Volume) -> None:
         await self._records.write([Put(KIND, volume.name, asdict(volume))])
+
+    def made_for(self, container_id: str) -> list[str]:
+        """Names of the anonymous volumes that this container alone brought about."""
+        return [name for name, volume in self._volumes.items() if volume.extra.get("maker") == container_id]
+
+    async def keep(self, names: Iterable[str]) -> None:
+        """They outlive their maker: it is removed without them."""
+        for name in names:
+            volume = self.get(name)
+            del volume.extra["maker"]
+            await self._save(volume)
+
+    async def drop_orphans(self, known: Callable[[str], bool]) -> None:
+        """After a crash: volumes of containers that were never recorded, or were on their way out with them."""
+        for name, volume in list(self._volumes.items()):
+            maker = volume.extra.get("maker")
+            if maker and not known(maker) and not self.users(name):
+                await self.remove(name)
 
     async def mark_populated(self, name: str) -> None:
         volume = self.get(name)
