@@ -7,8 +7,9 @@ ten thousand. Shapes: moby api/types/events.Message.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from daemon.clock import SECOND, now_ns
@@ -21,6 +22,7 @@ Event = dict[str, Any]
 JOURNAL = "events"
 KEPT = 10_000
 TRIM_EVERY = 1_000
+PAGE = 200
 SUBSCRIBER_LIMIT = 4096
 _LEGACY_TYPES = ("container", "image")
 
@@ -134,19 +136,34 @@ class EventLog:
         try:
             last = 0
             if since is not None:
-                end = None if until is None else until + 1
-                past = await asyncio.to_thread(self._records.scan, JOURNAL, since_ns=since, until_ns=end)
-                for event in past:
-                    last = event["timeNano"]
-                    if matches(event, filters):
+                async with contextlib.aclosing(self._past(since, until)) as past:
+                    async for event in past:
+                        last = event["timeNano"]
+                        if matches(event, filters):
+                            yield event
+            async with contextlib.aclosing(self._live(queue, until)) as live:
+                async for event in live:
+                    if event["timeNano"] > last and matches(event, filters):
                         yield event
-            async for event in self._live(queue, until):
-                if event["timeNano"] > last and matches(event, filters):
-                    yield event
         finally:
             self._subscribers.discard(queue)
 
-    async def _live(self, queue: asyncio.Queue[Event | None], until: int | None) -> AsyncIterator[Event]:
+    async def _past(self, since: int, until: int | None) -> AsyncGenerator[Event, None]:
+        """From the journal, a page at a time: a reader that doesn't read holds a page, not ten thousand."""
+        end = None if until is None else until + 1
+        while True:
+            page = await asyncio.to_thread(
+                self._records.scan, JOURNAL, since_ns=since, until_ns=end, limit=PAGE
+            )
+            for event in page:
+                yield event
+            if len(page) < PAGE:
+                return
+            since = page[-1]["timeNano"] + 1
+
+    async def _live(
+        self, queue: asyncio.Queue[Event | None], until: int | None
+    ) -> AsyncGenerator[Event, None]:
         while True:
             left = None if until is None else (until - now_ns()) / SECOND
             if left is not None and left <= 0:

@@ -146,9 +146,14 @@ class Records:
             return dict(self._kind(kind))
 
     def scan(
-        self, journal: str, *, since_ns: int | None = None, until_ns: int | None = None
+        self,
+        journal: str,
+        *,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        limit: int = -1,
     ) -> list[dict[str, Any]]:
-        """A journal's entries, oldest first, since <= time < until."""
+        """A journal's entries, oldest first, since <= time < until; at most `limit` of them."""
         query = "SELECT value FROM journal WHERE name = ?"
         arguments: list[Any] = [journal]
         if since_ns is not None:
@@ -158,7 +163,7 @@ class Records:
             query += " AND time_ns < ?"
             arguments.append(until_ns)
         with self._lock, self._explaining():
-            rows = self._reader.execute(query + " ORDER BY sequence", arguments).fetchall()
+            rows = self._reader.execute(query + " ORDER BY sequence LIMIT ?", [*arguments, limit]).fetchall()
         return [json.loads(value) for (value,) in rows]
 
     def _kind(self, kind: str) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from daemon.clock import SECOND, now_ns
-from daemon.containers import health, hostmounts, remove, start
+from daemon.containers import health, hostmounts, mounts, remove, start
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.runtime.client import ExitEvent
@@ -46,6 +46,7 @@ async def handle_locked(ctx: Context, container: Container, event: ExitEvent) ->
         container.restart_count += 1
     health.end(container)
     await ctx.registry.save(container)
+    mounts.publish(ctx.events.publish, container, "unmount")
     ctx.publish(container, "die", execDuration=str(duration // SECOND), exitCode=str(event.status))
     auto_remove = bool(container.host.get("AutoRemove")) and not restarting
     wake(container.exit_waiters, container)

@@ -105,6 +105,7 @@ async def _launch(ctx: Context, container: Container) -> None:
     container.network = attachment.settings() if attachment else {}
     health.reset(container)
     await ctx.registry.save(container)
+    mounts.publish(ctx.events.publish, container, "mount")
     ctx.publish(container, "start")
     health.begin(ctx, container)
 
