@@ -36,7 +36,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
         "--peer", default=os.environ.get("DOCKERD"), help="a dockerd's socket; default $DOCKERD"
     )
     parser.add_argument("--rounds", type=int, default=20, help="runs that a median is taken of")
-    parser.add_argument("--many", type=int, default=100, help="containers of the case `crowd`")
+    parser.add_argument("--many", type=int, default=200, help="containers of the case `crowd`")
     parser.add_argument("--listed", type=int, default=1000, help="containers of the case `list`")
     parser.add_argument("--markdown", action="store_true", help="print the table as README.md has it")
     parser.add_argument("case", nargs="*", choices=[[], *CASES], help=f"only these of {', '.join(CASES)}")

@@ -95,25 +95,34 @@ def alternate(actions: Sequence[Action], rounds: int, *, warm: int = 1) -> list[
 
 
 def resident(pids: Iterable[int]) -> float:
-    """Their resident memory in MB, what they share counted for each."""
-    return sum(_status(pid, "VmRSS") for pid in pids) / 1024
+    """Their resident memory in MB, pages that they share counted for each (VmRSS)."""
+    return sum(_field(pid, "status", "VmRSS") for pid in pids) / 1024
 
 
-def _status(pid: int, field: str) -> int:
-    """A field of /proc/PID/status in kB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1])
-    return 0
+def proportional(pids: Iterable[int]) -> float:
+    """Their memory in MB, pages that several processes share counted once in all (Pss)."""
+    return sum(_field(pid, "smaps_rollup", "Pss") for pid in pids) / 1024
 
 
-def processor_seconds(pids: Iterable[int]) -> float:
-    """User and system time that they have used: fields 14 and 15 of proc_pid_stat(5)."""
-    total = 0
+def _field(pid: int, file: str, name: str) -> int:
+    """A field in kB; 0 for a process that has ended."""
+    try:
+        text = Path(f"/proc/{pid}/{file}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name}:")), 0)
+
+
+def processor_seconds(pids: Iterable[int]) -> dict[int, float]:
+    """User and system time that each has used: fields 14 and 15 of proc_pid_stat(5)."""
+    used = {}
     for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        used[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used
 
 
 def family(pids: Iterable[int]) -> list[int]:
