@@ -83,7 +83,7 @@ class Lifecycle:
         self.children = children
         self.containers: dict[str, Container] = {}
         self.spares = Spares(loop, children, layout, cgroup_root)
-        self.starter = Starter(loop, children, keeper, self.spares, self._registered)
+        self.starter = Starter(loop, children, keeper, self.spares, self._save, self._registered)
         self.descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def find(self, container_id: object) -> Container:
@@ -115,17 +115,24 @@ class Lifecycle:
         container = self._new(container_id, bundle, spec, message)
         self.containers[container_id] = container
         try:
-            self.records.save_state(container_id, container.record())
             await self._launch(container, spec, message, netns_fd)
             container.phase = "running"
-            self.records.save_state(container_id, container.record())
+            self._save(container)
         except BaseException as error:
             await self._undo(container)
             raise _as_launch_failure(error) from error
-        self._watch_memory(container)
-        if container.init.exit_status is not None:
-            self.loop.defer(lambda: start(self._finish(container, container.init)))
+        self.loop.defer(lambda: self._started(container))
         return {"pid": container.init.pid, "started_at_ns": container.init.started_at_ns}
+
+    def _started(self, container: Container) -> None:
+        """What the answer need not wait for."""
+        if container.phase == "running":
+            self._watch_memory(container)
+            if container.init.exit_status is not None:
+                start(self._finish(container, container.init))
+
+    def _save(self, container: Container) -> None:
+        self.records.save_state(container.id, container.record())
 
     def _new(self, container_id: str, bundle: str, spec: dict[str, Any], message: Message) -> Container:
         linux = spec.get("linux") or {}
@@ -147,6 +154,7 @@ class Lifecycle:
             return
         if netns_fd is not None:
             self._put_namespace(container.bundle, spec, netns_fd)
+        self._save(container)
         self.children.curious += 1
         try:
             await self.starter.foreign(container, self.foreign(container.foreign), open_stdin=open_stdin)

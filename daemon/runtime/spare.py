@@ -30,7 +30,7 @@ import _socket
 import gc
 import os
 
-from daemon.runtime import devices, init, messages, operations, spawning
+from daemon.runtime import init, launch, messages, rehearsal, spawning
 from daemon.runtime import syscalls as sc
 from daemon.runtime.errors import LaunchError
 from daemon.runtime.joining import CgroupEntry
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from daemon.runtime.children import Children
     from daemon.runtime.launch import Child, Plan, Stdio
     from daemon.runtime.loop import Loop, Timer
+    from daemon.runtime.spec import Object
 else:
     import _signal
 
@@ -93,7 +94,7 @@ class Head:
 class Spares:
     """The supervisor's side: at most one spare."""
 
-    __slots__ = ("_children", "_loop", "_order", "_parent", "_spare", "_timer", "_usable")
+    __slots__ = ("_children", "_loop", "_order", "_parent", "_spare", "_spec", "_timer", "_usable")
 
     def __init__(self, loop: Loop, children: Children, layout: Layout, cgroup_root: str) -> None:
         self._loop, self._children = loop, children
@@ -102,6 +103,7 @@ class Spares:
         self._spare: Child | None = None
         self._timer: Timer | None = None
         self._order = b""
+        self._spec: Object = {}
 
     def expect(self) -> None:
         """A start is near: have a spare for it."""
@@ -114,20 +116,22 @@ class Spares:
         self._usable = False
         self._drop()
 
-    def take(self, plan: Plan, netns_fd: int | None) -> Head | None:
-        """The spare, on its way with the plan; None where `launch.spawn` has to do it."""
+    def take(self, plan: Plan, spec: Object, netns_fd: int | None) -> Head | None:
+        """The spare, on its way with the plan of `spec`; None where `launch.spawn` has to do it."""
         self._make_after(PAUSE)
         spare = self._spare
-        if spare is None or not suits(plan, netns_fd):
+        if not suits(plan, netns_fd):
             return None
-        order = _pickle.dumps((plan, netns_fd is not None), 5)
+        self._spec = rehearsal.typical(spec)
+        if spare is None:
+            return None
+        order = rehearsal.write(plan, network=netns_fd is not None)
         if len(order) > LIMIT:
             return None
         try:
             _send(spare.sync, order, [] if netns_fd is None else [netns_fd])
         except OSError:
             return None  # it is dead
-        self._order = order
         self._spare = None
         self._children.forget(spare.pid)
         return Head(spare, plan)
@@ -147,6 +151,8 @@ class Spares:
         self._drop_after(AGE)
         if self._spare is not None:
             return
+        if self._spec and not self._order:
+            self._rehearse()
         entry = CgroupEntry(None)
         order = self._order
         try:
@@ -162,6 +168,12 @@ class Spares:
             entry.close()
         self._spare = spare
         self._children.expect(spare.pid, lambda status: self._died(spare))
+        self._rehearse()
+
+    def _rehearse(self) -> None:
+        """The clone has made the supervisor's own pages copy on write again: have that behind us, too."""
+        if self._spec:
+            self._order = rehearsal.write(launch.prepare(self._spec, "/"), network=False)
 
     def _died(self, spare: Child) -> None:
         """Killed by somebody."""
@@ -220,8 +232,8 @@ class SpareStart(init.Start):
             init.place_standard_streams((fds[0], fds[1], fds[2]))
 
 
-def _wait(sync: _socket.socket, handled: list[int], rehearsed: bytes) -> NoReturn:
-    """Let go of what is the supervisor's, wait for the plan, become the container's init."""
+def _wait(sync: _socket.socket, handled: list[int], last: bytes) -> NoReturn:
+    """Let go of what is the supervisor's, rehearse, wait for the plan, become the container's init."""
     try:
         gc.disable()
         sc.prctl(sc.PR_SET_PDEATHSIG, _signal.SIGKILL)
@@ -232,62 +244,25 @@ def _wait(sync: _socket.socket, handled: list[int], rehearsed: bytes) -> NoRetur
         os.umask(0)
         with open("/proc/self/comm", "wb") as file:
             file.write(b"pyd-spare")
-        if rehearsed:
-            _rehearse(rehearsed)
+        ready = rehearsal.rehearse(last) if last else None
         order, fds = _receive(sync)
         if not order:
             os._exit(0)
         sc.prctl(sc.PR_SET_PDEATHSIG, 0)
-        plan, start = _read(sync, order, fds)
+        plan, start = _read(sync, order, fds, ready)
     except BaseException:
         os._exit(1)
     init.run(plan, start)
 
 
-def _read(sync: _socket.socket, order: bytes, fds: list[int]) -> tuple[Plan, init.Start]:
-    plan, network = _pickle.loads(order)
+def _read(
+    sync: _socket.socket, order: bytes, fds: list[int], ready: rehearsal.Ready | None
+) -> tuple[Plan, init.Start]:
+    plan, trees, network = _pickle.loads(order)
+    rehearsal.restore(plan.root, trees, ready)
     new = plan.namespaces.new & _MADE_LATER
     joined = []
     if network:
         joined.append((sc.CLONE_NEWNET, fds[0]))
         new &= ~sc.CLONE_NEWNET
     return plan, SpareStart(sync, None, [], CgroupEntry(None), joined=joined, unshare=new)
-
-
-def _rehearse(order: bytes) -> None:
-    """Do what the last container's init did, on an empty root in a mount namespace that is thrown away.
-
-    A page is copied when it is first written to, and reference counts make every use a write: after this most of
-    what the real start will use is this process' own. What fails here will fail, and be reported, there.
-    """
-    host = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    plan, _ = _pickle.loads(order)
-    sc.unshare(sc.CLONE_NEWNS)
-    sc.mount(None, b"/", None, sc.MS_REC | sc.MS_PRIVATE, None)
-    context = operations.Context({})
-    try:
-        context.root = operations.new_filesystem(b"tmpfs", [(b"source", b"rehearsal")], 0)
-        operations.attach_over_root(context.root)
-        for operation in plan.root.early + plan.root.closing:
-            if isinstance(operation, _REHEARSED):
-                operation.execute(context)
-        os.setgroups(())
-        plan.process.find_executable()
-    except (OSError, LaunchError):
-        pass
-    finally:
-        sc.setns(host, sc.CLONE_NEWNS)
-        for fd in (host, context.root, context.proc, context.null, context.devpts, context.mask):
-            if fd >= 0:
-                os.close(fd)
-
-
-_REHEARSED = (
-    operations.OpenProc,
-    operations.FilesystemMount,
-    operations.ReadonlyPath,
-    operations.MaskedPath,
-    devices.MakeDevice,
-    devices.MakeSymlink,
-    devices.LinkPtmx,
-)

@@ -1,6 +1,6 @@
 """Starting processes: the way from a request to a successful execve, and back when it fails.
 
-    start   state.json → cgroup → plan → pipes → parent's ends to the keeper → clone → progress → running
+    start   plan (→ spare) → state.json → cgroup → pipes → parent's ends to the keeper → clone → progress → running
     exec    record → plan → pipes → keeper → clone → progress
 
 `Starter` makes one process run; it neither waits nor decides what a failed start leaves: its caller
@@ -72,12 +72,19 @@ def close_stdio(stdio: Stdio | None) -> None:
 
 class Starter:
     def __init__(
-        self, loop: Loop, children: Children, keeper: KeeperLink, spares: Spares, registered: Registered
+        self,
+        loop: Loop,
+        children: Children,
+        keeper: KeeperLink,
+        spares: Spares,
+        begun: Callable[[Container], None],
+        registered: Registered,
     ) -> None:
         self._loop = loop
         self._children = children
         self._keeper = keeper
         self._spares = spares
+        self._begun = begun
         self._registered = registered
 
     # -- stdio ---------------------------------------------------------------------------------------------
@@ -120,7 +127,7 @@ class Starter:
         self, container: Container, spec: dict[str, Any], *, open_stdin: bool, netns_fd: int | None
     ) -> None:
         plan = launch.prepare(spec, container.bundle, keyring=container.id)
-        head = self._spares.take(plan, netns_fd)
+        head = self._spares.take(plan, spec, netns_fd)
 
         def spawn(stdio: Stdio | None) -> launch.Child:
             if head is not None:
@@ -129,6 +136,7 @@ class Starter:
 
         run_hooks = self._hooks(container, plan.hooks)
         try:
+            self._begun(container)
             container.cgroup.create((spec.get("linux") or {}).get("resources") or {})
             await self._run(container, container.init, spawn, run_hooks, open_stdin=open_stdin)
         finally:
