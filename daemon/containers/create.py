@@ -128,7 +128,7 @@ def _free_name(ctx: Context) -> str:
 def _endpoints(ctx: Context, host: HostConfig, request: CreateRequest) -> dict[str, EndpointSettings]:
     """What is asked of each network, the one of NetworkMode first. Raises NotFound, InvalidArgument."""
     mode = host["NetworkMode"]
-    if mode.startswith("container:"):
+    if mode.startswith("container:") or request.get("NetworkDisabled"):
         return {}
     asked = dict((request.get("NetworkingConfig") or {}).get("EndpointsConfig") or {})
     first = asked.pop(mode, None) or (asked.pop("default", None) if mode == "bridge" else None)

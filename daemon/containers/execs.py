@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import secrets
 import socket
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ class Execs:
             raise Conflict(f"exec command {exec_id} has already run")
         if run.started:
             raise Conflict(f"exec command {exec_id} is already running")
-        run.started = True
+        run.started = run.running = True  # its output may come before the runtime's answer
         wants = {name: bool(run.config.get(f"Attach{name}")) for name in ("Stdin", "Stdout", "Stderr")}
         try:
             process = await self._process(container, run)
@@ -138,7 +139,7 @@ class Execs:
             self._ended(run, code)
             raise failure from error
         if not run.ended.is_set():
-            run.running, run.pid = True, started.pid
+            run.pid = started.pid
         self._ctx.publish(container, f"exec_start: {' '.join(run.argv)}", execID=run.id)
 
     async def _process(self, container: Container, run: Exec) -> dict[str, Any]:
@@ -205,9 +206,9 @@ class Execs:
             "OpenStdin": bool(config.get("AttachStdin")),
             "OpenStderr": bool(config.get("AttachStderr")),
             "OpenStdout": bool(config.get("AttachStdout")),
-            "CanRemove": run.exit_code is not None,
+            "CanRemove": False,
             "ContainerID": container.id,
-            "DetachKeys": config.get("DetachKeys") or "",
+            "DetachKeys": _encoded_keys(config.get("DetachKeys")),
             "Pid": run.pid,
         }
 
@@ -242,6 +243,11 @@ class Execs:
         """The container is gone, its execs with it."""
         for run in [e for e in self._execs.values() if e.container_id == container_id]:
             del self._execs[run.id]
+
+
+def _encoded_keys(text: str | None) -> str:
+    """As Go's JSON shows bytes."""
+    return base64.b64encode(detach_keys(text)).decode() if text else ""
 
 
 def _size(config: dict[str, Any]) -> tuple[int, int] | None:

@@ -173,6 +173,10 @@ def _write_etc(ctx: Context, container: Container, around: Surroundings) -> None
             {f"/etc/{name}": str(shared / name) for name in ("resolv.conf", "hostname", "hosts")}
         )
         return
+    if container.config.get("NetworkDisabled"):
+        for name in around.etc:
+            (directory / name.rpartition("/")[2]).write_text("")
+        return
     files = networks.etc_files(ctx, container, around.hostname)
     for name, text in networks.texts(files).items():
         (directory / name).write_text(text)

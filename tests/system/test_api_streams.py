@@ -1,6 +1,6 @@
 """Streams of containers by raw request: attach (hijacked and websocket), exec, wait, logs, stats, events.
 
-Each test holds for dockerd 28.5 as well: PYD_PARITY_SOCKET=/path/of/docker.sock runs them against it (it
+Each test but one, which says so, holds for dockerd 28.5 as well: PYD_PARITY_SOCKET=/path/of/docker.sock runs them against it (it
 needs the tests' busybox image).
 """
 
@@ -312,6 +312,7 @@ def test_exec_that_cannot_run_detached_is_an_error(daemon: Daemon) -> None:
     assert daemon.exit_code(run) == 127
 
 
+@pytest.mark.skipif("PYD_PARITY_SOCKET" in os.environ, reason="dockerd 28 takes the keys for a failed attach")
 def test_exec_detach_keys_leave_it_running(daemon: Daemon) -> None:
     container = daemon.run("exec sleep 100")
     run = daemon.exec(
