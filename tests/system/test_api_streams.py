@@ -63,6 +63,13 @@ class Daemon:
     def wait(self, identifier: str) -> int:
         return int(json.loads(self.ask("POST", f"/containers/{identifier}/wait").body)["StatusCode"])
 
+    def await_output(self, identifier: str) -> None:
+        """Until something is logged: between replay and attachment output is seen by neither, dockerd's too."""
+        deadline = time.monotonic() + TIMEOUT
+        while not self.ask("GET", f"/containers/{identifier}/logs?stdout=1").body:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def exec(self, identifier: str, **members: Any) -> str:
         answer = self.ask("POST", f"/containers/{identifier}/exec", members)
         assert answer.status == 201, answer
@@ -199,6 +206,7 @@ def test_attach_before_start_sees_everything_and_feeds_stdin(daemon: Daemon) -> 
 @pytest.mark.parametrize(("keys", "typed"), [("", b"\x10\x11"), ("ctrl-x,y", b"\x18y"), ("d", b"d")])
 def test_detach_keys_end_the_stream_and_not_the_container(daemon: Daemon, keys: str, typed: bytes) -> None:
     container = daemon.run("echo ready; exec cat", Tty=True, OpenStdin=True)
+    daemon.await_output(container)
     query = f"stream=1&stdin=1&stdout=1&logs=1&detachKeys={keys}"
     with daemon.open("POST", f"/containers/{container}/attach?{query}") as raw:
         raw.until(b"ready\r\n")
@@ -211,9 +219,7 @@ def test_detach_keys_end_the_stream_and_not_the_container(daemon: Daemon, keys: 
 
 def test_attach_by_websocket_replays_and_talks(daemon: Daemon) -> None:
     container = daemon.run("echo ready; exec cat", OpenStdin=True)
-    deadline = time.monotonic() + TIMEOUT
-    while not daemon.ask("GET", f"/containers/{container}/logs?stdout=1").body:
-        assert time.monotonic() < deadline
+    daemon.await_output(container)
     target = f"/containers/{container}/attach/ws?logs=1&stream=1&stdin=1&{BOTH}"
     with daemon.open("GET", target, upgrade="websocket", Origin="http://x", **WEBSOCKET) as raw:
         assert raw.status == 101
