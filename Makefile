@@ -60,7 +60,7 @@ lint: setup ## ruff and mypy --strict
 	$(VENV)/bin/mypy
 
 bench: tools ## Speed and memory, as ratios to a dockerd in the same run (DOCKERD=unix:///PATH names it)
-	$(PYTHON) -m benchmarks
+	$(PYTHON) -m benchmarks $(ARGS)
 
 nightly: tools ## Minutes of fuzzing and chaos
 	$(PYTHON) -m pytest -m nightly

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks.__main__ import CASES, line, options
+from benchmarks.__main__ import BEGIN, CASES, END, README, line, options, with_table
 from benchmarks.measure import Row, alternate, family, number, proportional, resident
 
 
@@ -66,3 +66,9 @@ def test_options_name_cases_that_exist() -> None:
     with pytest.raises(SystemExit):
         options(["nonsense"])
     assert len(CASES) > 8
+
+
+def test_the_readme_has_a_place_for_the_table() -> None:
+    page = with_table(README.read_text(), ["| one |", "| two |"])
+    assert f"{BEGIN}\n| one |\n| two |\n{END}" in page
+    assert with_table(page, ["| three |"]).count("|") == page.count("|") - 2
