@@ -43,7 +43,7 @@ class Program:
         self.flags = flags
 
     def __reduce__(self) -> tuple[type[Program], tuple[bytes, int]]:
-        return Program, (self.code.content(), self.flags)  # to a spare (spare.py)
+        return Program, (self.code.code, self.flags)  # to a spare (spare.py)
 
     def install(self) -> None:
         try:

@@ -54,6 +54,8 @@ PAUSE = 0.02
 AGE = 4.0
 """Seconds that a spare waits: an idle supervisor has none, and a container's /proc/1/stat tells no stale start."""
 LIMIT = 60 << 10
+_FDS = 256
+"""Bytes for received descriptors: stdio, and one of each hierarchy."""
 _NAMESPACES = sc.CLONE_NEWPID | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS
 _MADE_LATER = sc.CLONE_NEWNS | sc.CLONE_NEWNET
 
@@ -71,17 +73,16 @@ class Head:
         """Hand over the rest, as `launch.spawn` does; on failure it is gone."""
         child, self._child = self._child, None
         assert child is not None
-        entry = CgroupEntry(cgroup)
-        entry.close()
         fds = [] if stdio is None else [stdio.stdin, stdio.stdout, stdio.stderr]
-        message = messages.GO + "\0".join(entry.tasks).encode()
-        spawning.settle(
-            child,
-            None if entry.tasks else cgroup,
-            self._plan.process,
-            None,
-            go=lambda: _send(child.sync, message, fds),
-        )
+
+        def go() -> None:
+            entry = cgroup.entry()
+            try:
+                _send(child.sync, messages.GO + bytes([len(fds)]), [*fds, *entry.tasks])
+            finally:
+                entry.close()
+
+        spawning.settle(child, None, self._plan.process, None, go=go)
         return child
 
     def abandon(self) -> None:
@@ -208,7 +209,7 @@ def _send(sync: _socket.socket, message: bytes, fds: list[int]) -> None:
 
 
 def _receive(sync: _socket.socket) -> tuple[bytes, list[int]]:
-    message, ancillary, _, _ = sync.recvmsg(LIMIT, 64, _socket.MSG_CMSG_CLOEXEC)
+    message, ancillary, _, _ = sync.recvmsg(LIMIT, _FDS, _socket.MSG_CMSG_CLOEXEC)
     packed = ancillary[0][2] if ancillary else b""
     return message, [int.from_bytes(packed[at : at + 4], "little") for at in range(0, len(packed), 4)]
 
@@ -225,10 +226,10 @@ class SpareStart(init.Start):
         message, fds = _receive(self.sync)
         if message[:1] != messages.GO:
             raise LaunchError("the runtime went away while the container was starting", stage="waiting")
-        if len(message) > 1:
-            self.cgroup.tasks = message[1:].decode().split("\0")
-            self.cgroup.enter()
-        if fds:
+        streams = message[1]
+        for tasks in fds[streams:]:
+            os.write(tasks, b"0")
+        if streams:
             init.place_standard_streams((fds[0], fds[1], fds[2]))
 
 

@@ -125,8 +125,6 @@ NR_PIDFD_SEND_SIGNAL = 424
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     _Integer = _SimpleCData[int]
     _Buffer = Array[_SimpleCData[int]]
 else:
@@ -138,8 +136,10 @@ class _Long(_Integer):
     _type_ = "l"
 
 
-class _Byte(_Integer):
-    _type_ = "B"
+class _Text(_Integer):
+    """A pointer to the characters of a bytes object, which must outlive it."""
+
+    _type_ = "z"
 
 
 class _Int(_Integer):
@@ -177,6 +177,14 @@ _fstatfs = _function("fstatfs")
 _sethostname = _function("sethostname")
 _setdomainname = _function("setdomainname")
 _personality = _function("personality")
+
+
+_SMALL = [_Long(value) for value in range(64)]  # a start passes some forty capability numbers
+_ZERO = _SMALL[0]
+
+
+def _long(value: int) -> _Long:
+    return _SMALL[value] if value < 64 else _Long(value)
 
 
 def _check(result: int, path: str | None = None) -> int:
@@ -296,7 +304,7 @@ def pivot_root(new_root: bytes, put_old: bytes) -> None:
 
 
 def prctl(option: int, argument: int = 0, third: int = 0) -> int:
-    return _check(_prctl(option, _Long(argument), _Long(third), _Long(0), _Long(0)))
+    return _check(_prctl(option, _long(argument), _long(third), _ZERO, _ZERO))
 
 
 def sched_setattr(pid: int, attributes: bytes) -> None:
@@ -304,17 +312,13 @@ def sched_setattr(pid: int, attributes: bytes) -> None:
 
 
 class CodeBuffer:
-    """Bytes at an address that stays theirs (`array` would do, but imports collections.abc for 2 ms)."""
+    """Bytes and their address (`array` would do, but imports collections.abc for 2 ms)."""
 
-    __slots__ = ("_memory", "address")
+    __slots__ = ("address", "code")
 
     def __init__(self, code: bytes) -> None:
-        kind: Any = type("Code", (_Buffer,), {"_type_": _Byte, "_length_": len(code)})
-        self._memory = kind.from_buffer_copy(code)
-        self.address = addressof(self._memory)
-
-    def content(self) -> bytes:
-        return bytes(self._memory)
+        self.code = code
+        self.address: int = _Long.from_buffer(_Text(code)).value  # type: ignore[arg-type]  # it takes bytes
 
 
 def seccomp_set_filter(flags: int, count: int, address: int) -> int:
