@@ -151,9 +151,9 @@ class Building:
                     raise InvalidArgument(str(line["error"]))
                 self._notice(line)
         except PydError as error:
-            if not self._request.pull:
-                raise
-            raise type(error)(str(error)) from error
+            known = parsed.name + (f":{parsed.tag}" if parsed.tag else "")
+            sentence = f"{name}: failed to resolve source metadata for {known}: {error}"
+            raise type(error)(sentence) from error
         return images.resolve(name)
 
     def _auth(self, name: Reference) -> AuthConfig | None:

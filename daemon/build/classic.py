@@ -32,17 +32,16 @@ class ClassicBuild:
         self._shown: set[str] = set()
 
     async def run(self, body: AsyncIterator[bytes]) -> None:
-        """Raises what is wrong before anything was shown; says the rest."""
-        async with Building(self._bench, self._request, self._ctx, self._say) as building:
-            dockerfile = await building.receive(body)
-            if self._request.check:
-                self._check(dockerfile)
-                return
-            built = await building.plan(dockerfile)
-            try:
-                await self._build(building, built)
-            except StepFailed as failed:
-                self._failed(failed)
+        """Raises what is wrong before anything was shown; says the rest, and the end only when all is tidy."""
+        try:
+            async with Building(self._bench, self._request, self._ctx, self._say) as building:
+                dockerfile = await building.receive(body)
+                if self._request.check:
+                    self._check(dockerfile)
+                    return
+                await self._build(building, await building.plan(dockerfile))
+        except StepFailed as failed:
+            self._failed(failed)
 
     def _say(self, line: dict[str, Any]) -> None:
         if not self._request.quiet or "error" in line or "aux" in line:
