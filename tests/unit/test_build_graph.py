@@ -1,0 +1,196 @@
+"""From Dockerfile to graph and configuration, with images that a fake resolver knows."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from daemon.build import building, imageconfig
+from daemon.build.bench import Result
+from daemon.build.cache import duration, identifier, selection
+from daemon.build.dockerfile import DockerfileError, parse
+from daemon.build.frontend import Built, Frontend, Request, ResolvedImage
+from daemon.build.graph import CopyFiles, Exec, File, Output, Source, Vertex, ordered
+from daemon.images.model import chain_ids
+from storage.errors import InvalidArgument, NotFound
+
+LAYER = "sha256:" + "a" * 64
+
+
+class Images:
+    """A resolver that knows `base` and remembers what it was asked for."""
+
+    def __init__(self, **config: Any) -> None:
+        self.asked: list[str] = []
+        self.config = config
+
+    async def image(self, reference: str, platform: str) -> ResolvedImage:
+        self.asked.append(f"{reference} {platform}".strip())
+        if not reference.startswith("base"):
+            raise NotFound(f"No such image: {reference}")
+        document = {
+            "config": {"Env": ["PATH=/bin", "FROM_BASE=1"], **self.config},
+            "rootfs": {"diff_ids": [LAYER]},
+        }
+        return ResolvedImage(f"docker-image://{reference}@sha256:1", document)
+
+
+async def build(text: str, images: Images | None = None, **request: Any) -> Built:
+    return await Frontend(parse(text), Request(**request), images or Images()).run()
+
+
+def operations(built: Built) -> list[Any]:
+    return [vertex.operation for vertex in ordered([built.output])]
+
+
+async def test_equal_work_has_equal_digests() -> None:
+    one = await build("FROM base\nRUN a\nCOPY x /y")
+    other = await build("FROM  base\n# comment\nRUN  a\ncopy x /y")
+    assert one.output and other.output
+    assert one.output.vertex.digest == other.output.vertex.digest
+    changed = await build("FROM base\nRUN b\nCOPY x /y")
+    assert changed.output and changed.output.vertex.digest != one.output.vertex.digest
+
+
+async def test_only_needed_stages_ask_for_images() -> None:
+    images = Images()
+    await build("FROM base:1 AS a\nFROM nothing AS b\nRUN x\nFROM base:2\nCOPY --from=a / /", images)
+    assert images.asked == ["base:1", "base:2"]
+
+
+async def test_a_later_stage_may_be_copied_from() -> None:
+    built = await build("FROM base AS a\nCOPY --from=b /x /\nFROM base AS b\nRUN y", target="a")
+    assert any(isinstance(each, Exec) for each in operations(built))
+
+
+async def test_exec_sees_arguments_the_image_does_not() -> None:
+    built = await build("FROM base\nARG A=1\nENV E=$A$FROM_BASE\nRUN x", arguments={"A": "2"})
+    (process,) = [each for each in operations(built) if isinstance(each, Exec)]
+    assert process.env == ("PATH=/bin", "FROM_BASE=1", "A=2", "E=21")
+    assert built.document["config"]["Env"] == ["PATH=/bin", "FROM_BASE=1", "E=21"]
+    assert built.document["history"][-1]["created_by"] == "RUN |1 A=2 /bin/sh -c x # buildkit"
+
+
+async def test_global_arguments_need_a_declaration() -> None:
+    built = await build("ARG V=9\nFROM base\nLABEL a=$V\nARG V\nLABEL b=$V")
+    assert built.document["config"]["Labels"] == {"a": "", "b": "9"}
+
+
+async def test_env_values_see_what_was_before_the_instruction() -> None:
+    built = await build("FROM base\nENV a=1\nENV a=2 b=$a\nENV c=$a")
+    assert built.document["config"]["Env"][2:] == ["a=2", "b=1", "c=2"]
+
+
+async def test_entrypoint_drops_an_inherited_command_only() -> None:
+    inherited = await build('FROM base\nENTRYPOINT ["/e"]', Images(Cmd=["old"]))
+    assert "Cmd" not in inherited.document["config"]
+    own = await build('FROM base\nCMD ["new"]\nENTRYPOINT ["/e"]', Images(Cmd=["old"]))
+    assert own.document["config"]["Cmd"] == ["new"]
+
+
+async def test_paths_are_cleaned_and_stay_inside() -> None:
+    built = await build("FROM base\nWORKDIR /a\nWORKDIR ../../b\nCOPY ../../x ../y/")
+    (copy,) = [
+        each
+        for each in operations(built)
+        if isinstance(each, File) and isinstance(each.actions[0], CopyFiles)
+    ]
+    action = copy.actions[0]
+    assert isinstance(action, CopyFiles)
+    assert (action.sources, action.target) == (("/x",), "/y/")
+    assert built.document["config"]["WorkingDir"] == "/b"
+
+
+async def test_triggers_of_the_base_come_first() -> None:
+    built = await build("FROM base\nRUN mine", Images(OnBuild=["RUN theirs"]))
+    assert [each.args[-1] for each in operations(built) if isinstance(each, Exec)] == ["theirs", "mine"]
+
+
+async def test_shell_is_used_by_what_follows() -> None:
+    built = await build(
+        'FROM base\nSHELL ["/bin/bash", "-c"]\nRUN x\nCMD y\nHEALTHCHECK --interval=90s CMD z'
+    )
+    (process,) = [each for each in operations(built) if isinstance(each, Exec)]
+    assert process.args == ("/bin/bash", "-c", "x")
+    assert built.document["config"]["Cmd"] == ["/bin/bash", "-c", "y"]
+    shown = built.document["history"][-1]["created_by"]
+    assert shown == 'HEALTHCHECK &{["CMD-SHELL" "z"] "1m30s" "0s" "0s" "0s" \'\\x00\'}'
+
+
+async def test_urls_and_repositories_of_add() -> None:
+    built = await build("FROM base\nADD https://x/y.tgz /a\nADD --keep-git-dir https://x/z.git#v1:sub /b/")
+    sources = [each.identifier for each in operations(built) if isinstance(each, Source)]
+    assert sources[1:] == ["https://x/y.tgz", "git://https://x/z.git#v1:sub"]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("FROM base\nADD --checksum=md5:1 https://x/y /a", "invalid checksum"),
+        ("FROM base\nCOPY --chmod=9 a /b", "invalid chmod parameter: '9'"),
+        ("FROM base\nRUN --mount=type=bind,target=/ x", 'invalid mount target "/"'),
+        ("FROM base\nCOPY --from=0 a b", "circular dependency detected on stage: 0"),
+        ("ARG x=\nFROM $x", "base name ($x) should not be blank"),
+        ("FROM base\nONBUILD RUN x\nVOLUME $unset", "VOLUME specified can not be an empty string"),
+        ("FROM base\nCOPY <<../x /a\n../x", "invalid heredoc name"),
+    ],
+)
+async def test_refusals_have_a_place(text: str, part: str) -> None:
+    with pytest.raises(DockerfileError) as raised:
+        await build(text)
+    assert part in raised.value.sentence
+    assert "Dockerfile:" in str(raised.value)
+
+
+async def test_many_stages_and_instructions_are_quick_and_need_no_recursion() -> None:
+    begin = time.monotonic()
+    chain = "FROM base AS s0\n" + "".join(f"FROM s{n} AS s{n + 1}\nRUN {n}\n" for n in range(1500))
+    assert len(operations(await build(chain))) == 1501
+    await build("FROM base\n" + "".join(f"ENV a{n}=$a{n - 1}x\n" for n in range(15000)).replace("$a-1", ""))
+    assert time.monotonic() - begin < 20
+
+
+async def test_variables_of_a_stage_are_bounded() -> None:
+    doubling = "FROM base\nENV a0=xxxxxxxxxxxxxxxx\n" + "".join(
+        f"ENV a{n + 1}=$a{n}$a{n}\n" for n in range(40)
+    )
+    with pytest.raises(DockerfileError, match=r"longer than|variables take more"):
+        await build(doubling)
+
+
+def test_digests_depend_on_inputs() -> None:
+    source = Output(Vertex(Source("a")))
+    one = Vertex(Exec(("x",), (), "/", ""), (source,))
+    assert one.digest != Vertex(Exec(("x",), (), "/", ""), (None,)).digest
+    assert one.digest == Vertex(Exec(("x",), (), "/", ""), (Output(Vertex(Source("a"))),)).digest
+
+
+def test_times_of_an_image_are_those_of_its_layers() -> None:
+    document = imageconfig.empty("amd64")
+    for text, layer in (("ENV", False), ("RUN", True), ("CMD", False)):
+        imageconfig.add_history(document, text, layer=layer)
+    diff = "sha256:" + "b" * 64
+    made = building.finished(document, Result((diff,)), {chain_ids([diff])[-1]: 5 * 10**9}, None)
+    assert [entry["created"] for entry in made["history"]] == ["1970-01-01T00:00:05Z"] * 3
+    assert made["created"] == "1970-01-01T00:00:05Z"
+    fixed = building.finished(document, Result((diff,)), {}, 7 * 10**9)
+    assert fixed["created"] == fixed["history"][0]["created"] == "1970-01-01T00:00:07Z"
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [(0, "0s"), (1, "1ns"), (1500, "1.5µs"), (10**9, "1s"), (5400 * 10**9, "1h30m0s"), (61 * 10**9, "1m1s")],
+)
+def test_durations_as_go_writes_them(nanoseconds: int, text: str) -> None:
+    assert imageconfig.duration(nanoseconds) == text
+
+
+def test_prune_filters() -> None:
+    assert selection({"unused-for": ["1h"]}, all=False, keep=0).unused_for == 3600 * 10**9
+    with pytest.raises(InvalidArgument, match="invalid filter 'x'"):
+        selection({"x": ["y"]}, all=False, keep=0)
+    with pytest.raises(InvalidArgument):
+        duration("soon")
+    assert len(identifier("sha256:" + "f" * 64)) == 25
