@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from daemon import scaffold
@@ -140,7 +141,8 @@ def _endpoints(ctx: Context, host: HostConfig, request: CreateRequest) -> dict[s
         chosen[name] = EndpointSettings(**(settings or {}))
     for name, settings in chosen.items():
         refusals.check_mac(name, settings.get("MacAddress") or "")
-        ctx.networks.check(name, settings)
+        with contextlib.suppress(NotFound):  # it may be there at start; the client takes 404 for a missing image
+            ctx.networks.check(name, settings)
     return chosen
 
 

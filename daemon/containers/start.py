@@ -136,7 +136,10 @@ async def _connect(ctx: Context, container: Container) -> Attachment | None:
     attachment: Attachment | None = None
     for name in container.endpoints:
         request = networks.request(container, name, first=attachment is None)
-        attachment = await ctx.networks.connect(container.id, request)
+        try:
+            attachment = await ctx.networks.connect(container.id, request)
+        except PydError as error:
+            raise type(error)(f"failed to set up container networking: {error}") from error
     return attachment
 
 
