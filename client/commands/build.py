@@ -195,7 +195,11 @@ def prune(session: Session, parsed: Parsed) -> int:
     what = "all build cache" if parsed.on("all") else "all dangling build cache"
     ask(parsed, f"This will remove {what}.")
     keep = max(parsed.number(name) for name in ("keep-storage", "max-used-space", "reserved-space"))
-    query = {"all": parsed.on("all"), "filters": filters_json(parsed.items("filter")), "keep-storage": keep or None}
+    query = {
+        "all": parsed.on("all"),
+        "filters": filters_json(parsed.items("filter")),
+        "keep-storage": keep or None,
+    }
     done = session.api.json("POST", "/build/prune", query=query)
     for name in done.get("CachesDeleted") or ():
         say(name)

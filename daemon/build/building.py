@@ -13,9 +13,9 @@ from typing import Any
 
 from daemon.build import imageconfig
 from daemon.build.bench import Bench, Job, Limits, Result
-from daemon.build.dockerfile import Dockerfile, DockerfileError, parse
 from daemon.build.dockerfile.ignore import lines
-from daemon.build.dockerfile.source import MAX_SIZE
+from daemon.build.dockerfile.parser import Dockerfile, parse
+from daemon.build.dockerfile.source import MAX_SIZE, DockerfileError
 from daemon.build.frontend import Built, Frontend, Request, ResolvedImage, is_git_url
 from daemon.build.request import BuildRequest
 from daemon.build.solve import Solver

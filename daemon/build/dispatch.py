@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daemon.build import imageconfig
-from daemon.build.dockerfile import DockerfileError, Source, Span
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.lexer import Heredoc, heredoc_head
 from daemon.build.dockerfile.mounts import Mount
 from daemon.build.dockerfile.parser import parse_trigger
+from daemon.build.dockerfile.source import DockerfileError, Source, Span
 from daemon.build.dockerfile.words import Lexer
 from daemon.build.graph import (
     About,

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from daemon.build import imageconfig
 from daemon.build.dispatch import Dispatch, StageState, Surroundings
-from daemon.build.dockerfile import Dockerfile, DockerfileError
 from daemon.build.dockerfile import instructions as ins
-from daemon.build.dockerfile.source import nearest
+from daemon.build.dockerfile.parser import Dockerfile
+from daemon.build.dockerfile.source import DockerfileError, nearest
 from daemon.build.dockerfile.words import Lexer
 from daemon.build.graph import About, Output, Source, Vertex
 from daemon.build.variables import PlatformName, platform_arguments

@@ -11,6 +11,8 @@ Failing or being cancelled, a solve first waits for its own tasks: nothing of th
 from __future__ import annotations
 
 import asyncio
+import gzip
+import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -34,10 +36,15 @@ from daemon.build.graph import (
 )
 from daemon.build.steps import Progress
 from daemon.images.made import Unpacked
+from daemon.images.manifests import DOCKER_LAYER
+from daemon.images.model import digest_of as digest_of_bytes
 from storage.errors import Internal, NotFound, NotImplementedYet, PydError
 from storage.gc import Blob, Layer
 
 _MAX_DIGESTS = 20_000
+EMPTY_TAR = bytes(1024)
+EMPTY_GZIP = gzip.compress(EMPTY_TAR, mtime=0)
+EMPTY_DIFF, EMPTY_BLOB = digest_of_bytes(EMPTY_TAR), digest_of_bytes(EMPTY_GZIP)
 
 
 class StepFailed(PydError):
@@ -281,20 +288,33 @@ class Solver:
             stubs = await run.run(self._bench, self._job, process, inputs, active.key, progress)
             return await self._layer(active, parent, parent, vertex, "exec", stubs)
 
+    async def _nothing(self) -> dict[str, Any]:
+        """The layer of a step that changed nothing: always the same blob."""
+        content = self._bench.store.content
+        self._job.lease.add(Blob(EMPTY_BLOB))
+        if not content.has(EMPTY_BLOB):
+            await asyncio.to_thread(content.add, EMPTY_GZIP, EMPTY_BLOB)
+        return {"diff_id": EMPTY_DIFF, "tar_size": len(EMPTY_TAR), "size": 0, "blob": EMPTY_BLOB,
+                "blob_size": len(EMPTY_GZIP), "media_type": DOCKER_LAYER}  # fmt: skip
+
     async def _layer(
         self, active: _Active, parent: Result, base: Result, vertex: Vertex, kind: str, stubs: list[str]
     ) -> Entry:
         """What the step changed, stored, committed and recorded."""
         store = self._bench.store
         lower = self._bench.overlay(base)
+        upper = store.snapshots.layer_dir(active.key)
         with store.ingesting():
-            fields: dict[str, Any] = await self._bench.workshop.call(
-                "layer",
-                upper=str(store.snapshots.layer_dir(active.key)),
-                lower=lower["lower"] if lower else [],
-                stubs=stubs,
-                tidy=kind == "exec",
-            )
+            if os.listdir(upper):
+                fields: dict[str, Any] = await self._bench.workshop.call(
+                    "layer",
+                    upper=str(upper),
+                    lower=lower["lower"] if lower else [],
+                    stubs=stubs,
+                    tidy=kind == "exec",
+                )
+            else:
+                fields = await self._nothing()
             unpacked = Unpacked(store, active.key, fields)
             chain = await unpacked.commit(self._job.lease, parent.diff_ids)
         active.done = True

@@ -20,7 +20,7 @@ from typing import Any
 
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.dockerfile.source import MAX_SIZE
-from daemon.build.files import actions, hashing, layers, remote, sources
+from daemon.build.files import actions, hashing, layers, sources
 from daemon.images.transfer.compression import Decompressed
 from daemon.images.transfer.confine import die_with_parent, no_new_privileges
 from daemon.images.transfer.ingest import WorkerStore
@@ -99,11 +99,15 @@ class Files:
         await asyncio.to_thread(_prune, Path(directory), patterns)
 
     async def download(self, report: Report, url: str, directory: str, checksum: str) -> dict[str, str]:
+        from daemon.build.files import remote
+
         return await asyncio.to_thread(remote.download, url, Path(directory), checksum)
 
     async def clone(
         self, report: Report, url: str, directory: str, keep_git: bool, checksum: str
     ) -> dict[str, str]:
+        from daemon.build.files import remote
+
         work = asyncio.to_thread(remote.clone, url, Path(directory), keep_git=keep_git, checksum=checksum)
         return await work
 

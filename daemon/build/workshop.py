@@ -22,6 +22,8 @@ class Workshop(Worker):
     """A worker that is there while builds are; see daemon.build.worker for what it can be asked."""
 
     BOOT = _BOOT
+    IDLE = 30.0
+    """Longer than an image worker: people build again and again."""
 
     async def context(self, stream: AsyncIterator[bytes], directory: Path) -> dict[str, Any]:
         """Unpacks a request's body into a directory. What the stream raises (a client gone) is raised."""

@@ -7,8 +7,10 @@ import string
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.build.dockerfile import DockerfileError, checks, parse
+from daemon.build.dockerfile import checks
 from daemon.build.dockerfile.ignore import Automaton, Ignore, _tokens, compile_glob
+from daemon.build.dockerfile.parser import parse
+from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.dockerfile.words import Lexer
 from daemon.build.files import modes
 from storage.errors import InvalidArgument

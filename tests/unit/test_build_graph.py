@@ -10,7 +10,8 @@ import pytest
 from daemon.build import building, imageconfig
 from daemon.build.bench import Result
 from daemon.build.cache import duration, identifier, selection
-from daemon.build.dockerfile import DockerfileError, parse
+from daemon.build.dockerfile.parser import parse
+from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.frontend import Built, Frontend, Request, ResolvedImage
 from daemon.build.graph import CopyFiles, Exec, File, Output, Source, Vertex, ordered
 from daemon.images.model import chain_ids

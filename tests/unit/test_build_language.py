@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.build.dockerfile import Dockerfile, DockerfileError, parse
 from daemon.build.dockerfile import instructions as ins
+from daemon.build.dockerfile.parser import Dockerfile, parse
+from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.dockerfile.words import MAX_RESULT, Lexer
 
 

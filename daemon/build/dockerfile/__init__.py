@@ -14,8 +14,3 @@
 All of it is pure: text in, records or a DockerfileError out. Every loop is bounded by the text's length, and
 the text by MAX_SIZE. Behaviour follows BuildKit's frontend/dockerfile and was compared with a running one.
 """
-
-from daemon.build.dockerfile.parser import Dockerfile, parse
-from daemon.build.dockerfile.source import DockerfileError, Source, Span
-
-__all__ = ["Dockerfile", "DockerfileError", "Source", "Span", "parse"]

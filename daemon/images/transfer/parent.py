@@ -78,6 +78,7 @@ class Worker:
 
     BOOT = _BOOT
     """What the process runs; another kind of worker with the same protocol names its own."""
+    IDLE = IDLE
 
     def __init__(self, content_root: Path, data: int | None = None):
         self._content_root = content_root
@@ -177,7 +178,7 @@ class Worker:
         process = self._current
         if process is None or process.pending or self._holds or self._idle is not None:
             return
-        self._idle = asyncio.get_running_loop().call_later(IDLE, self._release, process)
+        self._idle = asyncio.get_running_loop().call_later(self.IDLE, self._release, process)
 
     def _release(self, process: _Process) -> None:
         self._idle = None
