@@ -26,6 +26,7 @@ def rfc3339(ns: int) -> str:
     return f"{base}.{digits}Z" if digits else f"{base}Z"
 
 
+_SECONDS = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]*)?\Z")
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:\d\d)?$")
 
 
@@ -53,7 +54,7 @@ def parse_timestamp(value: str, *, what: str) -> int:
     if not value:
         return 0
     seconds, _, fraction = value.partition(".")
-    if seconds.lstrip("-").isdigit() and (fraction == "" or fraction.isdigit()):
+    if _SECONDS.match(value):
         return int(seconds) * SECOND + int((fraction + "0" * 9)[:9])
     try:
         return parse_rfc3339(value)

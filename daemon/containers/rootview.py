@@ -15,6 +15,7 @@ from pathlib import Path
 
 from daemon.containers.model import Container
 from daemon.runtime import syscalls
+from storage.errors import Conflict
 from storage.snapshots import OverlayMount, Snapshotter
 
 MAX_TEXT = 4 << 20
@@ -32,7 +33,10 @@ def root_of(container: Container, snapshots: Snapshotter, *, writable: bool = Fa
 
 def open_root(container: Container, snapshots: Snapshotter, *, writable: bool = False) -> int:
     if container.state.alive and container.state.pid:
-        return os.open(f"/proc/{container.state.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return os.open(f"/proc/{container.state.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError):  # it has ended, and the news is on its way
+            raise Conflict(f"container {container.id} is not running") from None
     return open_tree(snapshots.overlay(container.id), writable=writable)
 
 

@@ -162,5 +162,7 @@ async def _thawed(ctx: Context, container: Container) -> None:
 async def _runtime_call(call: Any, what: str, container: Container) -> None:
     try:
         await call
+    except NotRunning:
+        raise Conflict(f"container {container.id} is not running") from None
     except RuntimeCallError as error:
         raise Internal(f"Cannot {what} container {container.id}: {error}") from error
