@@ -19,7 +19,7 @@ def run(setting: Setting) -> Iterator[Row]:
 
 def ps(setting: Setting) -> Iterator[Row]:
     ours, theirs = setting.compare(lambda side: side.timed("ps"))
-    yield Row("docker ps", "ms", ours, theirs, ratio_limit=1.05)
+    yield Row("docker ps", "ms", ours, theirs, ratio_limit=1)
     (ours,) = alternate([pyd_command(setting.pyd, "ps")], setting.rounds)
     yield Row("pyd ps", "ms", ours, limit=150)
 
@@ -46,7 +46,7 @@ def listing(setting: Setting) -> Iterator[Row]:
             lambda side: lambda: side.http.get("/containers/json?all=1").raise_for_status().content
         )
         name = f"GET /containers/json, {setting.listed:,} containers, {setting.listed // 10} running"
-        yield Row(name, "ms", ours, theirs, ratio_limit=1.05)
+        yield Row(name, "ms", ours, theirs, ratio_limit=1)
     finally:
         for side in setting.sides:
             side.clean()
