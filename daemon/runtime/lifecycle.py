@@ -379,6 +379,7 @@ class Lifecycle:
             await self._poststop(container)
         if self.records.owns(bundle):
             remove_tree(bundle)
+        self.spares.expect()  # who removes one often starts another
         return {}
 
     async def _poststop(self, container: Container) -> None:

@@ -1,6 +1,6 @@
 """A spare: one clone of the supervisor that waits for the next container's plan, its namespaces made already.
 
-What it saves is most of a start: clone3 with its namespaces (0.8 ms), and the child's first some two hundred page
+What it saves is most of a start: clone3 with its namespaces (0.8 ms), and most of the child's five hundred page
 copies (3 us each). The plan travels pickled through the sync socket, the network namespace beside it, and the spare
 builds the root while the supervisor makes cgroup and pipes, which follow. From there on it is an
 ordinary init (init.py).
@@ -9,7 +9,8 @@ Model
     There is at most one. It is of the usual kind (new pid, ipc and uts namespaces) and serves plans that want
     just those; any other plan, and any that comes while there is none, is started by `launch.spawn`. Taken,
     it is replaced when the supervisor has had time for the container's other business. It belongs to nobody:
-    no descriptor but its end of the socket is open in it, it cannot be dumped, and it dies with the supervisor.
+    nothing but its end of the socket (and mounts of its own, rehearsal.py) is open in it, it cannot be dumped, and
+    it dies with the supervisor.
 
     Only where v1 hierarchies have the limits: there a process enters its cgroups by itself at once, while on v2
     moving any process but a clone's takes an RCU grace period (joining.py). A hybrid's v2 tree, which limits
@@ -29,6 +30,7 @@ import _pickle
 import _socket
 import gc
 import os
+import select
 
 from daemon.runtime import init, launch, messages, rehearsal, spawning
 from daemon.runtime import syscalls as sc
@@ -50,7 +52,8 @@ else:
     import _signal
 
 PAUSE = 0.02
-"""Seconds from a start to the next spare: a short-lived container has come to its end by then."""
+"""Seconds from a start to the next spare: what a start is followed by is done by then. After a removal it is made
+at once."""
 AGE = 4.0
 """Seconds that a spare waits: an idle supervisor has none, and a container's /proc/1/stat tells no stale start."""
 LIMIT = 60 << 10
@@ -245,7 +248,7 @@ def _wait(sync: _socket.socket, handled: list[int], last: bytes) -> NoReturn:
         os.umask(0)
         with open("/proc/self/comm", "wb") as file:
             file.write(b"pyd-spare")
-        ready = rehearsal.rehearse(last) if last else None
+        ready = rehearsal.rehearse(last) if last and not _waiting(sync) else None
         order, fds = _receive(sync)
         if not order:
             os._exit(0)
@@ -254,6 +257,13 @@ def _wait(sync: _socket.socket, handled: list[int], last: bytes) -> NoReturn:
     except BaseException:
         os._exit(1)
     init.run(plan, start)
+
+
+def _waiting(sync: _socket.socket) -> bool:
+    """Has the plan come before the rehearsal?"""
+    poll = select.poll()
+    poll.register(sync.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _read(

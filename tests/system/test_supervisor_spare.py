@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from daemon.cgroups import detect
 from daemon.runtime import spare
-from daemon.runtime.client import LaunchFailed
+from daemon.runtime.client import LaunchFailed, Unavailable
 from tests.system.supervisor_rig import Rig, make_rootfs, spec
 
 pytestmark = [
@@ -190,5 +191,7 @@ async def test_it_dies_with_the_supervisor(rig: Rig) -> None:
     while comm(waiting) == "pyd-spare" and "Z" not in Path(f"/proc/{waiting}/stat").read_text().split()[2]:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
+    with contextlib.suppress(Unavailable):  # where we have not noticed its death yet
+        await rig.client.states()
     await rig.run("after", "sh", "-c", "echo on")
     assert (await rig.exit_of("after")).status == 0
