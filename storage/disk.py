@@ -18,9 +18,11 @@ from storage.errors import NoSpace
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SYNC_FILE_RANGE_WRITE = 2
+_FALLOC_FL_KEEP_SIZE = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 @contextmanager
@@ -49,6 +51,15 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 def start_writeback(fd: int, offset: int, length: int) -> None:
     """Asks the kernel to begin writing a range out, so that a later fsync finds little to do."""
     _libc.sync_file_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
+
+
+def reserve(path: Path, length: int) -> None:
+    """Takes the blocks of the file's first `length` bytes without changing its size; where that can't be, nothing."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        _libc.fallocate(fd, _FALLOC_FL_KEEP_SIZE, 0, length)
+    finally:
+        os.close(fd)
 
 
 def sync_directory(path: Path) -> None:

@@ -36,12 +36,14 @@ from pathlib import Path
 from typing import Any
 
 from storage import failpoints
-from storage.disk import is_full
+from storage.disk import is_full, reserve
 from storage.errors import DataCorrupted, Internal, NoSpace, PydError
 
 _MAX_GROUP = 512
 _CHECKPOINT = 4 << 20
 """Bytes of log from which a checkpoint is worth its fsyncs; SQLite's own default."""
+_RESERVE = _CHECKPOINT + (1 << 20)
+"""Bytes of log whose blocks are taken beforehand: on a full disk removals, which make room, are recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ class Records:
             self._check(left_open)
             self._migrate(migrations)
             self._reader = opened.enter_context(contextlib.closing(self._connect(durable)))
+            with contextlib.suppress(FileNotFoundError):
+                reserve(self._log, _RESERVE)
             self._close = opened.pop_all().close
         self._thread = threading.Thread(target=self._run, name="records", daemon=True)
         self._thread.start()
@@ -233,6 +237,7 @@ class Records:
         with contextlib.suppress(OSError, sqlite3.Error):
             if self._log.stat().st_size > _CHECKPOINT:
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                reserve(self._log, _RESERVE)
 
     def _commit_group(self, group: list[_Batch]) -> None:
         try:
