@@ -18,6 +18,20 @@ RESOURCE = Resource("Image")
 operation = RESOURCE.operation
 
 
+_OF_CONTAINERS = {
+    "Hostname": "",
+    "Domainname": "",
+    "AttachStdin": False,
+    "AttachStdout": False,
+    "AttachStderr": False,
+    "Tty": False,
+    "OpenStdin": False,
+    "StdinOnce": False,
+    "Image": "",
+}
+"""Members of Config that say nothing of an image; its Config had them until API 1.49."""
+
+
 @operation(
     GET,
     "/images/json",
@@ -240,6 +254,8 @@ async def inspect(call: Call) -> Response:
     found = call.engine.images.inspect(call.path("name"))
     if call.version < (1, 48) and "Descriptor" in found:
         found = {key: value for key, value in found.items() if key != "Descriptor"}
+    if call.version < (1, 50) and found.get("Config"):
+        found = found | {"Config": _OF_CONTAINERS | found["Config"]}
     if call.version < (1, 45):
         found = found | call.engine.images.resolve(call.path("name")).made_from
     if call.version < (1, 44):

@@ -70,7 +70,13 @@ async def disk_usage(call: Call) -> Response:
     for kind in kinds:
         if kind not in USAGE_TYPES:
             raise InvalidArgument(f"unknown object type: {kind}")
-    return answer(await call.engine.system.disk_usage(tuple(kinds or USAGE_TYPES)))
+    usage = await call.engine.system.disk_usage(tuple(kinds or USAGE_TYPES))
+    if call.version < (1, 44):
+        for image in usage["Images"] or ():
+            image["VirtualSize"] = image["Size"]
+    if call.version < (1, 42):
+        usage["BuilderSize"] = 0
+    return answer(usage)
 
 
 @operation(

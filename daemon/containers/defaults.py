@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from daemon.config import DaemonConfig
 from daemon.containers.spec.resources import effective_swap
-from daemon.containers.wire import Config, EndpointSettings, HostConfig
+from daemon.containers.wire import Config, EndpointSettings, HostConfig, PortBinding
 from daemon.runtime import defaults as runtime_defaults
 
 _CONFIG: dict[str, Any] = {
@@ -139,6 +139,8 @@ def host_config(asked: HostConfig, daemon: DaemonConfig, *, cgroups_v2: bool) ->
     host = cast(HostConfig, _filled(asked, _HOST, _OPTIONAL_HOST))
     if host["NetworkMode"] in ("", "default"):
         host["NetworkMode"] = "bridge"
+    if host["PortBindings"]:
+        host["PortBindings"] = {key: _bindings(given) for key, given in host["PortBindings"].items()}
     host["LogConfig"] = _logging(asked, daemon)
     host["ShmSize"] = host["ShmSize"] or daemon.default_shm_size
     host["Runtime"] = host["Runtime"] or daemon.default_runtime
@@ -161,6 +163,12 @@ def host_config(asked: HostConfig, daemon: DaemonConfig, *, cgroups_v2: bool) ->
         given = asked.get(field)
         host[field] = (None if unmasked else list(default)) if given is None else given  # type: ignore[literal-required]
     return host
+
+
+def _bindings(given: list[PortBinding] | None) -> list[PortBinding] | None:
+    if given is None:
+        return None
+    return [PortBinding(HostIp=one.get("HostIp") or "", HostPort=one.get("HostPort") or "") for one in given]
 
 
 def _logging(asked: HostConfig, daemon: DaemonConfig) -> Any:

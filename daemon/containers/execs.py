@@ -238,6 +238,9 @@ class Execs:
         for run in self._execs.values():
             if run.container_id == container_id and run.running:
                 self._ended(run, 137)
+        container = self._ctx.registry.by_id(container_id)
+        if container:
+            container.execs.clear()  # those never started too: a later start doesn't have them
 
     def forget(self, container_id: str) -> None:
         """The container is gone, its execs with it."""

@@ -23,6 +23,8 @@ RECORDED: dict[str, dict[str, Any]] = json.loads(record.RECORDED.read_text())
 _LATE = "refused at create; dockerd accepts it and the start fails"
 _IGNORED = "refused; dockerd ignores it silently"
 _NO_PS = "the recorded dockerd's root had no ps"
+_NO_DIGESTS = "an image without digests has an empty list of them"
+_VERSIONS = ("", "/v1.24", "/v1.30", "/v1.40", "/v1.43", "/v1.47")
 _FIELDS = "/containers/create?name=x-"
 DIFFERENT: dict[str, tuple[int, str]] = {
     "GET /containers/made/json [never started]": (200, "the default runtime is called pyd"),
@@ -36,8 +38,11 @@ DIFFERENT: dict[str, tuple[int, str]] = {
     "GET /containers/run/stats?stream=0&one-shot=1": (200, "more of the kernel's counters, and the name"),
     "GET /info": (200, "no containerd; other runtimes"),
     "GET /v1.24/info": (200, "no containerd; other runtimes; no lists of Windows' layers"),
-    "GET /version": (200, "run from source: no build time"),
-    "GET /system/df": (200, "an image without digests has an empty list of them"),
+    **{f"GET {version}/version": (200, "run from source: no build time") for version in _VERSIONS},
+    **{f"GET {version}/system/df": (200, _NO_DIGESTS) for version in _VERSIONS},
+    "GET /v1.24/images/json": (200, _NO_DIGESTS),
+    "GET /v1.30/images/json": (200, _NO_DIGESTS),
+    "GET /v1.40/images/json": (200, _NO_DIGESTS),
     f"POST {_FIELDS}cgroup [cgroup]": (400, _IGNORED),
     f"POST {_FIELDS}console [console]": (400, _IGNORED),
     f"POST {_FIELDS}device-rule [device rule]": (400, _LATE),
@@ -48,7 +53,6 @@ DIFFERENT: dict[str, tuple[int, str]] = {
         201,
         "ignored with a warning: the kernel lacks it",
     ),
-    f"POST {_FIELDS}network-mode [network mode]": (404, _LATE),
     f"POST {_FIELDS}seccomp [seccomp]": (400, _LATE),
     f"POST {_FIELDS}ulimit [ulimit]": (400, _LATE),
     f"POST {_FIELDS}userns-mode [userns mode]": (400, _IGNORED),

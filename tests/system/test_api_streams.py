@@ -1,7 +1,7 @@
 """Streams of containers by raw request: attach (hijacked and websocket), exec, wait, logs, stats, events.
 
-Each test but one, which says so, holds for dockerd 28.5 as well: PYD_PARITY_SOCKET=/path/of/docker.sock runs them against it (it
-needs the tests' busybox image).
+Each test but one, which says so, holds for dockerd 28.5 as well: PYD_PARITY_SOCKET=/path/of/docker.sock runs them
+against it (it needs the tests' busybox image).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Container names say their state: `run` writes a line to each stream and sleeps, 
 tty, `done` ended with 3, `made` never started, `ice` is paused. The image is the tests' busybox.
 
 How an answer is compared: EXACT after taking out IDs, times and paths; SHAPE by names and types of its
-members; FRAMES as a multiplexed stream; STATUS by status and media type alone.
+members; FRAMES as a multiplexed stream; NAMES by the containers' names in a list; STATUS by status and media
+type alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-EXACT, SHAPE, FRAMES, STATUS = "exact", "shape", "frames", "status"
+EXACT, SHAPE, FRAMES, STATUS, NAMES = "exact", "shape", "frames", "status", "names"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ SETUP = (
 READING = (
     Step("GET", "/containers/json", how=SHAPE),
     *(
-        Step("GET", f"/containers/json?all=1&filters={filters(**wanted)}", how=SHAPE, note=str(wanted))
+        Step("GET", f"/containers/json?all=1&filters={filters(**wanted)}", how=NAMES, note=str(wanted))
         for wanted in (
             {"name": ["run"]},
             {"name": ["^/run$"]},
@@ -111,6 +112,16 @@ READING = (
             {"is_task": ["wrong"]},
             {"id": ["0000000"]},
             {"nothing": ["x"]},
+            {"name": ["i", "m"]},
+            {"status": ["created", "exited"]},
+            {"exited": ["0", "3"]},
+            {"network": ["bridge"]},
+            {"label": ["role=one"]},
+            {"is_task": ["false"]},
+            {"expose": ["80/tcp"]},
+            {"expose": ["70-90"]},
+            {"label": ["role"], "status": ["exited"]},
+            {"isolation": ["default"]},
         )
     ),
     Step("GET", "/containers/json?all=1&limit=2&size=1", how=SHAPE),
@@ -466,6 +477,53 @@ FIELDS = (
     refused("windows", {"CpuCount": 1, "CpuPercent": 5, "IOMaximumIOps": 1, "IOMaximumBandwidth": 1}),
 )
 
+VERSIONS = tuple(
+    Step("GET", f"/v{version}/{path}", how=SHAPE)
+    for version in ("1.24", "1.30", "1.40", "1.43", "1.47")
+    for path in (
+        "containers/run/json",
+        "containers/json",
+        "containers/done/json",
+        "images/busybox/json",
+        "images/json",
+        "networks/none",
+        "version",
+        "system/df",
+        "containers/run/logs?stdout=1&tail=0",
+    )
+)
+LIFE = (
+    Step("POST", "/containers/ice/unpause"),
+    Step("POST", "/containers/ice/restart?t=0"),
+    Step("POST", "/containers/run/restart"),
+    Step("POST", "/containers/run/pause"),
+    Step("POST", "/containers/run/restart?t=0", note="paused"),
+    Step("POST", "/containers/run/kill?signal=9"),
+    Step("POST", "/containers/run/wait"),
+    Step("POST", "/containers/run/start", note="again"),
+    Step("POST", "/containers/run/stop?t=0"),
+    Step("POST", "/containers/run/stop?t=0", note="twice"),
+    Step("GET", "/containers/run/json", how=SHAPE, note="stopped"),
+    Step("POST", "/containers/made/start"),
+    Step("POST", "/containers/made/wait"),
+    Step("POST", "/containers/made/restart"),
+    Step("POST", "/containers/made/wait", note="restarted"),
+    create("gone", HostConfig={"NetworkMode": "none"}, Entrypoint=["/no/such/program"]),
+    Step("POST", "/containers/gone/start", how=STATUS),
+    Step("GET", f"/containers/json?all=1&filters={filters(name=['gone'])}", how=SHAPE, note="failed"),
+    Step("DELETE", "/containers/gone"),
+    create("sum", HostConfig={"Binds": ["parity-volume:/v"], "PortBindings": {"80/tcp": [{"HostPort": ""}]}}),
+    Step(
+        "GET", f"/containers/json?all=1&filters={filters(volume=['parity-volume'])}", how=NAMES, note="volume"
+    ),
+    Step("GET", f"/containers/json?all=1&filters={filters(volume=['/v'])}", how=NAMES, note="target"),
+    Step("GET", f"/containers/json?all=1&filters={filters(publish=['80'])}", how=NAMES, note="published"),
+    Step("GET", "/containers/sum/json", how=SHAPE),
+    Step("DELETE", "/volumes/parity-volume", note="in use"),
+    Step("DELETE", "/containers/sum?v=1"),
+    Step("DELETE", "/volumes/parity-volume"),
+)
+
 CLEANUP = (
     Step("DELETE", "/containers/run?force=1&v=1"),
     Step("DELETE", "/containers/tty?force=1"),
@@ -474,7 +532,8 @@ CLEANUP = (
     Step("DELETE", "/containers/done?v=1"),
 )
 
-STEPS = (*SETUP, *READING, *CHANGING, *ARCHIVES, *EXECS, *SYSTEM, *SWARM, *FIELDS, *CLEANUP)
+CONTAINERS = frozenset(("run", "tty", "done", "made", "ice", "sum", "gone"))
+STEPS = (*SETUP, *READING, *CHANGING, *ARCHIVES, *EXECS, *SYSTEM, *SWARM, *FIELDS, *VERSIONS, *LIFE, *CLEANUP)
 
 
 def path_stat(header: str) -> Any:
