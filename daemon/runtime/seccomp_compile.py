@@ -7,7 +7,7 @@ from _ctypes import FUNCFLAG_CDECL, CFuncPtr, dlopen, dlsym
 
 from daemon.runtime.errors import SpecError
 from daemon.runtime.spec import get_int, get_list, get_objects, get_string, get_strings
-from daemon.runtime.syscalls import _Int, _Long
+from daemon.runtime.syscalls import _Int, _Long, malloc_trim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def compile_profile(profile: Object) -> bytes:
         code = _export(library, filter_)
     finally:
         library.release(filter_)
+        malloc_trim()  # what libseccomp needed is 1 MB, which the supervisor would keep
     if profile["defaultAction"] in _ALLOWING or profile.get("defaultErrnoRet") == _ENOSYS:
         return code
     return _unknown_calls(library, profile, architectures) + code

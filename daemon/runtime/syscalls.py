@@ -261,6 +261,15 @@ def keyctl_setperm(key: int, permissions: int) -> None:
     _check(_syscall(NR["keyctl"], KEYCTL_SETPERM, key, permissions))
 
 
+def malloc_trim() -> None:
+    """Give memory that was freed back to the kernel (malloc_trim(3)); only the GNU library has it."""
+    try:
+        trim = _function("malloc_trim")
+    except OSError:
+        return
+    trim(_ZERO)
+
+
 def mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int, data: bytes | None) -> None:
     _check(_mount(source, target, kind, _Long(flags), data), os.fsdecode(target))
 
