@@ -22,7 +22,7 @@ Event = dict[str, Any]
 JOURNAL = "events"
 KEPT = 10_000
 TRIM_EVERY = 1_000
-PAGE = 200
+PAGE = 50
 SUBSCRIBER_LIMIT = 4096
 _LEGACY_TYPES = ("container", "image")
 
@@ -176,6 +176,10 @@ class EventLog:
             if event is None:
                 return
             yield event
+
+    @property
+    def listeners(self) -> int:
+        return len(self._subscribers)
 
     async def close(self) -> None:
         """Commits what is pending and ends every subscription."""

@@ -82,6 +82,13 @@ def test_texts() -> None:
     once(check_timestamp, 300, text=st.one_of(st.text("0123456789.-+:TZe", max_size=32), st.text(max_size=8)))
 
 
+@pytest.mark.parametrize("text", ["\u00b9", "\u0662", "1.\u00b9", "--1", "1" * 30])
+def test_found_in_timestamps(text: str) -> None:
+    """Digits to str.isdigit, but not to int."""
+    with pytest.raises(InvalidArgument, match="failed to parse"):
+        parse_timestamp(text, what="since")
+
+
 def test_events() -> None:
     once(
         check_match,
