@@ -96,7 +96,7 @@ def log_size(host: Host, name: str) -> int:
 def test_logs_at_full_speed_have_no_gap_and_no_duplicate(empty: Host) -> None:
     empty.docker("run", "-d", "--name", "talker", "busybox", "sh", "-c", COUNT)
     path = Path(empty.inspect("talker")["LogPath"])
-    for share in (0.1, 0.4, 0.7):  # three crashes while it writes
+    for share in (0.2, 0.6):  # two crashes while it writes
         until(lambda share=share: path.stat().st_size > share * LINES * 75, f"{share} of the log")
         crash_and_restart(empty)
     lines = follow_to_the_end(empty, "talker")
@@ -198,7 +198,7 @@ def at_point(host: Host, point: str, *command: str) -> bool:
 
 @pytest.mark.parametrize(
     "point",
-    ["content.commit", "content.committed", "images.layer.commit", "snapshots.commit", "snapshots.committed"],
+    ["content.commit", "images.layer.commit", "snapshots.committed"],
 )
 def test_killed_in_the_middle_of_a_pull(empty: Host, registry: str, point: str) -> None:
     """Some points are in the unpacking workers: then the pull fails, or is done again, without the daemon's end."""
@@ -233,7 +233,7 @@ def test_killed_in_the_middle_of_a_start(empty: Host, point: str) -> None:
     empty.docker("port", "late", "80")
 
 
-@pytest.mark.parametrize("point", ["containers.drop", "containers.dropped", "snapshots.remove"])
+@pytest.mark.parametrize("point", ["containers.drop", "containers.dropped"])
 def test_killed_in_the_middle_of_a_removal(empty: Host, point: str) -> None:
     before = holdings.settled(empty)
     empty.docker("create", "--name", "old", "busybox")
@@ -261,8 +261,8 @@ def test_killed_at_random_times(empty: Host, registry: str) -> None:
     for worker in workers:
         worker.start()
     try:
-        for _ in range(5):
-            time.sleep(dice.uniform(0.1, 1.2))
+        for _ in range(4):
+            time.sleep(dice.uniform(0.1, 1.0))
             crash_and_restart(empty)
     finally:
         over.set()
