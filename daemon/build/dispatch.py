@@ -162,10 +162,7 @@ class Dispatch:
                 self._history(f"MAINTAINER {command.who}")
             case ins.Cmd():
                 config["Cmd"] = self._command(command)
-                if command.shell:
-                    config["ArgsEscaped"] = True
-                else:
-                    config.pop("ArgsEscaped", None)
+                config["ArgsEscaped"] = True  # BuildKit always says so; it means something on Windows only
                 self._state.cmd_set = True
                 self._history(f"CMD {imageconfig.quoted_list(config['Cmd'])}")
             case ins.Entrypoint():
@@ -344,8 +341,6 @@ class Dispatch:
     def _shown(self, command: ins.Copy | ins.Add, sources: list[str]) -> str:
         """As written, variables expanded (instructions' String after Expand)."""
         flags = []
-        if isinstance(command, ins.Copy) and command.origin:
-            flags.append(f"--from={command.origin}")
         if command.chown:
             flags.append(f"--chown={self._word(command.chown)}")
         if command.chmod:

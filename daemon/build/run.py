@@ -135,7 +135,7 @@ async def _execute(process: _Process, parent: Result, progress: Progress) -> tup
             tty=False,
             netns_fd=attachment.netns_fd,
         )
-        status = await ended
+        status = await asyncio.shield(ended)  # or cancelling us would make it look ended
         await asyncio.wait_for(reading, timeout=10)
         return status
     except LaunchFailed as error:

@@ -3,7 +3,7 @@
 - A directory's contents are copied, not itself; into one that exists they are merged.
 - A file goes into a target that is a directory or ends in a slash, else it becomes the target.
 - Directories on the way are made with mode 755 and the copy's owner and mode.
-- A directory that was there keeps its looks only if it is the target itself; those beneath take the source's.
+- The target directory keeps its looks, or gets those of a new one; directories beneath take the source's.
 - Hard links among what is copied stay linked, modification times and attributes stay.
 
 Writing goes by descriptors: a parent is opened inside the root by the kernel, the last component is never
@@ -68,7 +68,7 @@ class Copier:
             elif not directory and (target.endswith("/") or self._is_directory(target)):
                 target = target.rstrip("/") + "/" + found.name.rpartition("/")[2]
             if directory:
-                self._tree(source_parent, last or ".", status, target)
+                self._tree(source_parent, last or ".", target)
             else:
                 self._single(source_parent, last, status, target)
         finally:
@@ -90,15 +90,11 @@ class Copier:
         finally:
             os.close(fd)
 
-    def _tree(self, source: int, name: str, top: os.stat_result, target: str) -> None:
-        fresh = not self._is_directory(target)
+    def _tree(self, source: int, name: str, target: str) -> None:
         base = make_directories(self.target, target.rstrip("/") or "/", self.owner, self.mode)
         times: list[tuple[str, os.stat_result]] = []
         handles: dict[str, int] = {"": base}
         try:
-            if fresh:
-                self._looks(base, top, directory=True)
-                times.append(("", top))
             for path, directory, entry, status in walk(source, name, self.excludes):
                 if not path:
                     continue

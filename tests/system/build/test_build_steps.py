@@ -218,7 +218,8 @@ def test_bodies_that_are_no_context(host: Host, body: bytes) -> None:
 def test_a_client_that_vanishes_stops_the_build(
     builder: Builder, host: Host, leftovers: Callable[[], list[str]]
 ) -> None:
-    context = builder.context({"Dockerfile": "FROM busybox\nRUN echo begun now; sleep 4242"})
+    seconds = str(10_000_000 + int.from_bytes(os.urandom(3)))
+    context = builder.context({"Dockerfile": f"FROM busybox\nRUN echo begun now; sleep {seconds}"})
     environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
     command = ["docker", "-H", host.url, "build", "--no-cache", str(context)]
     client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
@@ -230,15 +231,15 @@ def test_a_client_that_vanishes_stops_the_build(
     client.wait()
     client.stdout.close()
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and (_sleeping() or leftovers()):
+    while time.monotonic() < deadline and (_sleeping(seconds) or leftovers()):
         time.sleep(0.05)
-    assert not _sleeping() and leftovers() == []
+    assert not _sleeping(seconds) and leftovers() == []
 
 
-def _sleeping() -> bool:
+def _sleeping(seconds: str) -> bool:
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if entry.read_bytes() == b"sleep\x004242\x00":
+            if entry.read_bytes() == f"sleep\0{seconds}\0".encode():
                 return True
         except OSError:
             continue
