@@ -273,6 +273,8 @@ def settle(
         if cgroup is not None:
             cgroup.attach(child.pid)
         go() if go else child.sync.send(messages.GO)
+    except BrokenPipeError:
+        return  # it has failed already and said why: `progress` reads that
     except BaseException as error:
         discard(child)
         if isinstance(error, (OSError, RuntimeFailure)):
