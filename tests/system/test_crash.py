@@ -187,13 +187,22 @@ def at_point(host: Host, point: str, *command: str) -> bool:
     host.stop()
     host.environment = {"PYD_FAILPOINTS": f"{point}=kill"}
     host.start()
-    host.try_docker(*command)
+    told = host.try_docker(*command)
     assert host.process
-    died = host.process.poll() is not None
+    died = told.returncode != 0 and _ends(host.process)
     host.kill()
     host.environment = {}
     host.start()
     return died
+
+
+def _ends(process: subprocess.Popen[bytes]) -> bool:
+    """A killed process closes its connections before it can be waited for."""
+    try:
+        process.wait(timeout=3)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
