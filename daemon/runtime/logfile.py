@@ -129,6 +129,9 @@ class LogFile:
         """Entries wait for a compressor to end, and no more should come."""
         return bool(self._backlog) and self._limit is None
 
+    def give_up(self) -> None:
+        """A compressor ends by itself: nothing to give up."""
+
     def write(self, batch: bytes, encoder: Encoder) -> None:
         """Appends entries, rotating between them as needed; one write per file touched."""
         if self._backlog:

@@ -156,6 +156,7 @@ class Sink:
         self._sock: socket.socket | None = None
         self._connecting = False
         self._closing = False
+        self._abandoned = False
         self.dropped = 0
         self.on_ready: Callable[[], None] = lambda: None
 
@@ -164,6 +165,9 @@ class Sink:
         return self._limit is None and bool(self._queue)
 
     def send(self, message: bytes) -> None:
+        if self._abandoned:
+            self._drop(1)
+            return
         if self._limit is not None and self._queue and self._queued + len(message) > self._limit:
             self._drop(1)
             return
@@ -271,6 +275,11 @@ class Sink:
             self._sock.close()
         self._sock, self._connecting = None, False
 
+    def abandon(self) -> None:
+        """The container is gone and the receiver does not read: what waits, and what comes, is lost."""
+        self._abandoned = True
+        self._failed(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+
     def close(self) -> None:
         """Goes once what waits is sent."""
         self._closing = True
@@ -316,6 +325,10 @@ class Forwarding:
         self._sink.on_ready = callback
         if self._beside is not None:
             self._beside.on_ready = callback
+
+    def give_up(self) -> None:
+        if self._sink.blocked:
+            self._sink.abandon()
 
     def write(self, batch: bytes, encoder: Encoder) -> None:
         if self._beside is not None and batch:

@@ -5,7 +5,7 @@ Model
     before the start), then *adopts* its descriptors, is *drained* after its exit (all output read), and
     *released* (clients are let go).
     `Output` is one readable end: stdout, stderr, or a tty's master, which counts as stdout.
-    `Input` is the writable end.
+    `Input` is the writable end (stdin.py).
 
 An output is read in one of four ways: with a log, through the journal (pipes) or plainly (ttys); without
 a log, to several clients by copying; to a single one by splicing pages from pipe to socket; to nobody
@@ -23,7 +23,8 @@ import time
 from daemon.runtime.attach import SPLICE, SPLICE_FLAGS, Client
 from daemon.runtime.logfile import Log, open_log
 from daemon.runtime.loglines import Partial
-from daemon.runtime.loop import IN, OUT, report
+from daemon.runtime.loop import IN, report
+from daemon.runtime.stdin import Input, enlarge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,110 +37,17 @@ if TYPE_CHECKING:
     Key = tuple[str, str | None]
 
 FIONREAD = 0x541B
-F_SETPIPE_SZ = 1031
 BULK = 32 << 10
 BACKLOG = 64 << 10
 READ = 64 << 10
+LOG_PATIENCE = 10.0
+"""Seconds that a log's receiver gets after the end of its container; moby daemon/container loggerCloseTimeout."""
 
 
 def available(fd: int) -> int:
     """How many bytes lie in a pipe."""
     count: int = struct.unpack("i", fcntl.ioctl(fd, FIONREAD, b"\0\0\0\0"))[0]
     return count
-
-
-def enlarge(fd: int) -> None:
-    """A bigger pipe means fewer wake-ups. May be refused (pipe-max-size), then it stays as it is."""
-    try:
-        fcntl.fcntl(fd, F_SETPIPE_SZ, SPLICE)
-    except OSError:
-        return
-
-
-class Input:
-    """The writable end of a process' stdin. Never blocks: what is not taken waits, and the client with it."""
-
-    __slots__ = ("_backlog", "_ending", "_enlarged", "_loop", "_waiting", "closed", "fd", "on_closed", "tty")
-
-    def __init__(self, loop: Loop, fd: int, *, tty: bool, on_closed: Callable[[], None]) -> None:
-        os.set_blocking(fd, False)
-        self._loop = loop
-        self.fd = fd
-        self.tty = tty
-        self.on_closed = on_closed
-        self.closed = False
-        self._backlog = b""
-        self._waiting: list[Client] = []
-        self._ending = False
-        self._enlarged = False
-
-    @property
-    def spliceable(self) -> bool:
-        return not self.tty and not self._backlog
-
-    def write(self, data: bytes, client: Client) -> None:
-        if self.closed or self._ending:
-            return
-        self._backlog += data
-        self._flush()
-        if self._backlog:
-            self.wait(client)
-
-    def wait(self, client: Client) -> None:
-        """The pipe is full: `client` is not read until there is room."""
-        client.pause()
-        if not self._enlarged and not self.tty:
-            self._enlarged = True
-            enlarge(self.fd)
-        if client not in self._waiting:
-            self._waiting.append(client)
-        if not self._loop.watching(self.fd):
-            self._loop.add(self.fd, OUT, self._writable)
-
-    def _flush(self) -> None:
-        try:
-            while self._backlog:
-                self._backlog = self._backlog[os.write(self.fd, self._backlog) :]
-        except BlockingIOError:
-            if not self._loop.watching(self.fd):
-                self._loop.add(self.fd, OUT, self._writable)
-        except OSError:
-            self.close()
-
-    def _writable(self, events: int) -> None:
-        self._flush()
-        if self._backlog or self.closed:
-            return
-        self._loop.remove(self.fd)
-        if self._ending:
-            self.close()
-        self._resume()
-
-    def _resume(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for client in waiting:
-            if client.sock.fileno() >= 0:
-                client.resume()
-
-    def forget(self, client: Client) -> None:
-        if client in self._waiting:
-            self._waiting.remove(client)
-
-    def end(self) -> None:
-        """End of input, after what waits."""
-        self._ending = True
-        if not self._backlog:
-            self.close()
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        self._backlog = b""
-        self._loop.remove(self.fd)
-        os.close(self.fd)
-        self.on_closed()
-        self._resume()
 
 
 class Output:
@@ -412,6 +320,13 @@ class Process:
             self.stdin.close()
         self._close_pidfd()
         self.settle()
+        if self.log is not None:
+            self.loop.later(LOG_PATIENCE, self._give_up_log)
+
+    def _give_up_log(self) -> None:
+        """Whoever takes the log does not read: the end of the container waits no longer (as in Docker)."""
+        if self.log is not None:
+            self.log.file.give_up()
 
     def discard(self, *, hand_back: bool = False) -> None:
         """Closes everything now (the process never started, or its container is deleted).

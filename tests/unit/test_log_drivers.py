@@ -334,3 +334,18 @@ def test_a_copy_for_reading_is_kept_beside(tmp_path: Path) -> None:
     assert b"line 99" in path.read_bytes() and 0 < path.stat().st_size < 1100
     assert (tmp_path / "cached.log.1").exists() and not (tmp_path / "cached.log.2").exists()
     log.file.close()
+
+
+def test_a_receiver_that_never_reads_is_given_up_when_the_container_is_gone(tmp_path: Path) -> None:
+    receiver, loop = Receiver("unixgram", str(tmp_path / "s")), Loop()
+    path = tmp_path / "cached.log"
+    log = remote_log("syslog", receiver, loop, str(path))
+    lines, encoder = log.stream("stdout")
+    while not log.file.blocked:
+        log.file.write(lines.feed(b"line\n", NOW), encoder)
+    before = len(os.listdir("/proc/self/fd"))
+    log.file.give_up()
+    assert not log.file.blocked and len(os.listdir("/proc/self/fd")) == before - 1
+    log.file.write(lines.feed(b"the last\n", NOW), encoder)
+    assert not log.file.blocked and b"the last" in path.read_bytes()
+    log.file.close()
