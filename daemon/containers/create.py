@@ -69,6 +69,7 @@ async def create(
     )
     if not container.config.get("Hostname") and not container.network_mode.startswith(("host", "container:")):
         container.config["Hostname"] = container.short_id
+    ctx.runtime.expect()  # a start follows most creates
     await _make(ctx, container)
     return {"Id": container.id, "Warnings": warnings}
 
