@@ -292,14 +292,17 @@ def test_archives_cut_short_or_no_archives_at_all(target: Host, tmp_path: Path) 
 @pytest.fixture
 def fake() -> Iterator[FakeRegistry]:
     with fake_registry() as made:
-        made.layers = made.put(
-            "one", archive({"a": os.urandom(200_000)}), archive({"b": os.urandom(200_000)})
-        )  # type: ignore[attr-defined]
+        made.put("one", archive({"a": os.urandom(200_000)}), archive({"b": os.urandom(200_000)}))
         yield made
 
 
+def layer(fake: FakeRegistry, number: int) -> str:
+    """Digest of one of the image's layers."""
+    return str(json.loads(fake.manifests["one"][1])["layers"][number]["digest"])
+
+
 def test_a_tampered_layer(target: Host, fake: FakeRegistry) -> None:
-    digest = fake.layers[1]  # type: ignore[attr-defined]
+    digest = layer(fake, 1)
     fake.faults[digest] = "tamper"
     with unchanged(target):
         result = target.try_docker("pull", f"{fake.address}/x:one")
@@ -312,7 +315,7 @@ def test_a_tampered_layer(target: Host, fake: FakeRegistry) -> None:
 
 def test_a_registry_that_closes_in_the_middle(target: Host, fake: FakeRegistry) -> None:
     """Now and then: it is asked again. Always: an error."""
-    digest = fake.layers[0]  # type: ignore[attr-defined]
+    digest = layer(fake, 0)
     fake.faults[digest], fake.times[digest] = "close", 1
     with unchanged(target):
         target.docker("pull", f"{fake.address}/x:one")
@@ -321,7 +324,7 @@ def test_a_registry_that_closes_in_the_middle(target: Host, fake: FakeRegistry) 
 
 def test_a_registry_that_hangs_and_a_client_that_has_enough(target: Host, fake: FakeRegistry) -> None:
     """Other work goes on meanwhile; when the client leaves, so does what it had begun."""
-    digest = fake.layers[0]  # type: ignore[attr-defined]
+    digest = layer(fake, 0)
     fake.faults[digest] = "hang"
     with unchanged(target):
         pull = subprocess.Popen(target._docker("pull", f"{fake.address}/x:one"), stdout=subprocess.PIPE)
