@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ class DirectorySnapshotter(ABC):
         self.root = root
         self._userxattr = userxattr
         self._index = Index.open(root)
+        self._purging = threading.Lock()
+        """Two at once would delete under each other's feet."""
 
     def prepare(self, key: str, parent: str | None, *, labels: Mapping[str, str] | None = None) -> Snapshot:
         snapshot = Snapshot(key, Kind.ACTIVE, parent, time.time_ns(), labels_of(labels))
@@ -104,13 +107,14 @@ class DirectorySnapshotter(ABC):
             disk.sync_filesystem(self.root)  # the marks; little is left to write
 
     def purge(self) -> int:
-        trash = os.open(self.root / "trash", _DIRECTORY)
-        try:
-            names = os.listdir(trash)
-            for name in names:
-                trees.remove(name, dir_fd=trash)
-        finally:
-            os.close(trash)
+        with self._purging:
+            trash = os.open(self.root / "trash", _DIRECTORY)
+            try:
+                names = os.listdir(trash)
+                for name in names:
+                    trees.remove(name, dir_fd=trash)
+            finally:
+                os.close(trash)
         return len(names)
 
     @abstractmethod
