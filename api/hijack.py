@@ -23,6 +23,7 @@ the next request, so they must not reach the parser.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ class Connection:
     def drop(self) -> None:
         """Cuts the connection in the middle of an answer that nobody hears any more."""
         self._protocol.let_go()
-        self._protocol.transport.abort()
+        with contextlib.suppress(AttributeError):  # asyncio's TLS transport, when it is lost already
+            self._protocol.transport.abort()
 
     def _take_by_pump(self, head: bytes) -> Raw:
         ours, theirs = socket.socketpair()

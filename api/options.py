@@ -193,6 +193,7 @@ RELOADABLE = frozenset(
         "max_concurrent_downloads",
         "max_concurrent_uploads",
         "shutdown_timeout",
+        "live_restore",
     )
 )
 """Fields that SIGHUP may change, as dockerd's manual lists them."""

@@ -28,7 +28,7 @@ from daemon.images.model import ImageUse
 from daemon.images.service import ImageService
 from daemon.network.service import NetworkService
 from daemon.runtime.client import ExitEvent, RuntimeClient, RuntimeState
-from daemon.system import System
+from daemon.system import System, reload_attributes
 from daemon.volumes.service import Volumes
 from storage.content import ContentStore
 from storage.records import Records
@@ -101,6 +101,12 @@ class Engine:
             await self.ctx.purge_wanted.wait()
             self.ctx.purge_wanted.clear()
             await asyncio.sleep(0.5)
+
+    async def reload(self, config: DaemonConfig) -> None:
+        """What SIGHUP may change counts from here on (api.options.RELOADABLE says what that is)."""
+        self.config = self.ctx.config = config
+        self.images.reload(config)
+        self.events.publish("daemon", "reload", self.system.id, reload_attributes(config))
 
     async def close(self) -> None:
         """Stop serving; containers, their logs and their networks go on without us (unless told otherwise)."""

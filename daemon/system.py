@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import json
 import os
 import platform
 import secrets
@@ -18,6 +19,7 @@ from daemon.volumes.service import Volume, size_of
 from storage.records import Put
 
 if TYPE_CHECKING:
+    from daemon.config import DaemonConfig
     from daemon.engine import Engine
 
 API_VERSION = "1.51"
@@ -52,6 +54,11 @@ class System:
             text = secrets.token_hex(16)
             identifier = "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
             self._engine.records.write_sync([Put("engine", "id", {"id": identifier})])
+
+    @property
+    def id(self) -> str:
+        """The engine's own, for as long as its data root lasts."""
+        return str((self._engine.records.get("engine", "id") or {}).get("id", ""))
 
     @property
     def cgroups_v2(self) -> bool:
@@ -99,7 +106,7 @@ class System:
     async def info(self) -> dict[str, Any]:
         engine, config = self._engine, self._engine.config
         return {
-            "ID": (engine.records.get("engine", "id") or {}).get("id", ""),
+            "ID": self.id,
             **self._counts(),
             "Images": len(engine.images.images()),
             "Driver": "overlay2",
@@ -118,7 +125,7 @@ class System:
             "LoggingDriver": config.log_driver,
             "CgroupDriver": "cgroupfs",
             "CgroupVersion": "2" if engine.ctx.cgroups_v2 else "1",
-            "NEventsListener": 0,
+            "NEventsListener": engine.events.listeners,
             "KernelVersion": os.uname().release,
             "OperatingSystem": _os_release(),
             "OSVersion": "",
@@ -239,3 +246,20 @@ def _ipv4_forwarding() -> bool:
         return Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1"
     except OSError:
         return False
+
+
+def reload_attributes(config: DaemonConfig) -> dict[str, str]:
+    """Of the `reload` event, named as dockerd names them (moby daemon/reload.go)."""
+    return {
+        "name": os.uname().nodename,
+        "debug": str(config.debug).lower(),
+        "default-runtime": config.default_runtime,
+        "runtimes": " ".join(sorted(config.known_runtimes())),
+        "insecure-registries": json.dumps(list(config.insecure_registries)),
+        "registry-mirrors": json.dumps(list(config.registry_mirrors)),
+        "labels": json.dumps(list(config.labels)),
+        "live-restore": str(config.live_restore).lower(),
+        "max-concurrent-downloads": str(config.max_concurrent_downloads),
+        "max-concurrent-uploads": str(config.max_concurrent_uploads),
+        "shutdown-timeout": str(config.shutdown_timeout),
+    }

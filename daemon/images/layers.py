@@ -155,6 +155,10 @@ class LayerJobs:
         self._jobs: dict[str, LayerJob] = {}
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
+    def resize(self, limit: int) -> None:
+        """How many layers may be fetched at once, from the next one on; those that wait keep their place."""
+        self.slots = asyncio.Semaphore(limit)
+
     def join(self, wanted: Wanted, session: Session, below: LayerJob | None, listener: Listener) -> LayerJob:
         """The running job for this layer, or a new one."""
         job = self._jobs.get(wanted.chain_id)

@@ -66,6 +66,13 @@ class ImageService:
         self._jobs = LayerJobs(self._store, self._worker, config.max_concurrent_downloads)
         self._pruning = False
 
+    def reload(self, config: DaemonConfig) -> None:
+        """Registries and limits as configured now; transfers that run are left alone."""
+        self._registries.reconfigure(config.insecure_registries, config.registry_mirrors)
+        if config.max_concurrent_downloads != self._config.max_concurrent_downloads:
+            self._jobs.resize(config.max_concurrent_downloads)
+        self._config = config
+
     @property
     def store(self) -> ImageStore:
         """For those who make images themselves: builds."""

@@ -119,6 +119,10 @@ class Registries:
         self._numbers = itertools.count(1)
         """Of sessions. Never used again, so one that died with its worker cannot mean another's."""
 
+    def reconfigure(self, insecure: Sequence[str], mirrors: Sequence[str]) -> None:
+        """For sessions opened from here on."""
+        self._insecure, self._mirrors = list(insecure), list(mirrors)
+
     async def endpoints(self, domain: str, *, push: bool = False) -> list[Endpoint]:
         found = await self.worker.call(
             "endpoints", domain=domain, insecure=self._insecure, mirrors=self._mirrors, push=push
