@@ -142,7 +142,9 @@ def _endpoints(ctx: Context, host: HostConfig, request: CreateRequest) -> dict[s
         chosen[name] = EndpointSettings(**(settings or {}))
     for name, settings in chosen.items():
         refusals.check_mac(name, settings.get("MacAddress") or "")
-        with contextlib.suppress(NotFound):  # it may be there at start; the client takes 404 for a missing image
+        with contextlib.suppress(
+            NotFound
+        ):  # it may be there at start; the client takes 404 for a missing image
             ctx.networks.check(name, settings)
     return chosen
 

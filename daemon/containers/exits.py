@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from daemon.clock import SECOND, now_ns
-from daemon.containers import health, hostmounts, mounts, remove, start
+from daemon.containers import backoff, health, hostmounts, mounts, remove, start
 from daemon.containers.context import Context
 from daemon.containers.model import Container
+from daemon.containers.wait import wake
 from daemon.runtime.client import ExitEvent
 
 log = logging.getLogger("pyd.containers")
-
-FIRST_DELAY = 0.1
-LONGEST_DELAY = 60.0
-STABLE_AFTER = 10 * SECOND
-
-_delays: dict[str, float] = {}
-_timers: dict[str, asyncio.Task[Any]] = {}
 
 
 async def handle(ctx: Context, event: ExitEvent) -> None:
@@ -45,10 +38,11 @@ async def handle_locked(ctx: Context, container: Container, event: ExitEvent) ->
     if restarting:
         container.restart_count += 1
     health.end(container)
-    await ctx.registry.save(container)
+    auto_remove = bool(container.host.get("AutoRemove")) and not restarting
+    if not auto_remove:  # its record goes in a moment; after a crash the exit is told again
+        await ctx.registry.save(container)
     mounts.publish(ctx.events.publish, container, "unmount")
     ctx.publish(container, "die", execDuration=str(duration // SECOND), exitCode=str(event.status))
-    auto_remove = bool(container.host.get("AutoRemove")) and not restarting
     wake(container.exit_waiters, container)
     await clean_up(ctx, container)
     if restarting:
@@ -66,17 +60,6 @@ async def clean_up(ctx: Context, container: Container) -> None:
         if isinstance(result, Exception):
             log.error("cleaning up after %s: %s", container.short_id, result)
     hostmounts.drop(ctx, container)
-
-
-def wake(waiters: list[asyncio.Future[dict[str, Any]]], container: Container, error: str = "") -> None:
-    """Tell everyone who waits for this exit or removal."""
-    answer: dict[str, Any] = {"StatusCode": container.state.exit_code}
-    if error:
-        answer["Error"] = {"Message": error}
-    for future in waiters:
-        if not future.done():
-            future.set_result(answer)
-    waiters.clear()
 
 
 def _restarts(ctx: Context, container: Container, status: int) -> bool:
@@ -101,18 +84,11 @@ def wanted_by_policy(container: Container, status: int) -> bool:
 
 
 def _schedule(ctx: Context, container: Container, duration: int) -> None:
-    """Docker's back-off: 100 ms, doubled each time up to a minute, reset by a run of ten seconds."""
-    delay = FIRST_DELAY if duration >= STABLE_AFTER else _delays.get(container.id, 0) * 2 or FIRST_DELAY
-    _delays[container.id] = min(delay, LONGEST_DELAY)
-    _timers[container.id] = ctx.spawn(
-        _restart(ctx, container, _delays[container.id]), f"restart {container.short_id}"
-    )
+    backoff.schedule(ctx, container, duration, _restart)
 
 
-async def _restart(ctx: Context, container: Container, delay: float) -> None:
-    await asyncio.sleep(delay)
+async def _restart(ctx: Context, container: Container) -> None:
     async with container.lock:
-        _timers.pop(container.id, None)
         if not container.state.restarting or container.removing:
             return
         try:
@@ -122,15 +98,7 @@ async def _restart(ctx: Context, container: Container, delay: float) -> None:
             wake(container.exit_waiters, container, str(error))
 
 
-def cancel_restart(container: Container) -> None:
-    """Forget a pending restart and its back-off."""
-    timer = _timers.pop(container.id, None)
-    if timer:
-        timer.cancel()
-    _delays.pop(container.id, None)
-
-
 def resume_restart(ctx: Context, container: Container) -> None:
     """After a restart of the daemon: a container that was waiting for its restart gets it."""
-    if container.id not in _timers:
+    if not backoff.pending(container):
         _schedule(ctx, container, 0)

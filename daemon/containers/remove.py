@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 
-from daemon.containers import exits, links, stop
+from daemon.containers import backoff, links, stop
 from daemon.containers.context import Context
 from daemon.containers.model import Container
+from daemon.containers.wait import wake
 from storage.errors import Conflict, NotFound, PydError
+
+log = logging.getLogger("pyd.containers")
 
 
 async def remove(ctx: Context, ref: str, *, force: bool, volumes: bool, link: bool) -> None:
@@ -23,7 +27,7 @@ async def remove(ctx: Context, ref: str, *, force: bool, volumes: bool, link: bo
     container.removing = True
     try:
         if container.state.running:
-            exits.cancel_restart(container)
+            backoff.cancel(container)
             await stop.halt(ctx, container, timeout=0, number=9)
         async with container.lock:
             if ctx.registry.by_id(container.id):  # AutoRemove may have been quicker
@@ -41,6 +45,7 @@ def _check_state(container: Container, ref: str, force: bool) -> None:
         "paused": "container is paused and must be unpaused first",
         "restarting": "container is restarting: stop the container before removing or force remove",
     }.get(container.state.status)
+
     if why:
         raise Conflict(f'cannot remove container "{ref}": {why}')
 
@@ -55,18 +60,18 @@ async def discard(ctx: Context, container: Container) -> None:
 async def discard_locked(ctx: Context, container: Container, *, volumes: bool = True) -> None:
     container.removing = True
     container.state.status = "removing"
-    exits.cancel_restart(container)
+    backoff.cancel(container)
     if not volumes:
         await ctx.volumes.keep(ctx.volumes.made_for(container.id))
     await ctx.registry.drop(container)
     try:
         ctx.snapshots.remove(container.id)
     except NotFound:
-        exits.log.warning("container %s had no snapshot", container.short_id)
+        log.warning("container %s had no snapshot", container.short_id)
     ctx.purge_wanted.set()
     ctx.publish(container, "destroy")
-    exits.wake(container.removal_waiters, container)
-    exits.wake(container.exit_waiters, container)
+    wake(container.removal_waiters, container)
+    wake(container.exit_waiters, container)
     directory = ctx.config.container_dir(container.id)
     await asyncio.to_thread(shutil.rmtree, directory, True)
     if volumes:
@@ -79,4 +84,4 @@ async def _drop_anonymous(ctx: Context, container: Container) -> None:
             try:
                 await ctx.volumes.remove(point.name, force=True)
             except PydError as error:  # another container uses it by --volumes-from
-                exits.log.info("keeping volume %s: %s", point.name, error)
+                log.info("keeping volume %s: %s", point.name, error)

@@ -16,6 +16,7 @@ from daemon.containers import (
     prune,
     remove,
     rename,
+    restart,
     show,
     start,
     stop,
@@ -55,7 +56,7 @@ class Containers:
         await stop.stop(self._ctx, ref, timeout=timeout, signal=signal)
 
     async def restart(self, ref: str, *, timeout: int | None = None, signal: str | None = None) -> None:
-        await stop.restart(self._ctx, ref, timeout=timeout, signal=signal)
+        await restart.restart(self._ctx, ref, timeout=timeout, signal=signal)
 
     async def kill(self, ref: str, signal: str | None = None) -> None:
         await stop.kill(self._ctx, ref, signal)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
-from daemon.containers import exits, health, hostmounts, links, mounts, networks, remove, volumemounts
+from daemon.containers import backoff, health, hostmounts, links, mounts, networks, remove, volumemounts
 from daemon.containers.context import Context
 from daemon.containers.logs.options import log_spec
 from daemon.containers.model import Container
@@ -29,6 +30,8 @@ from daemon.runtime import client as runtime
 from storage import failpoints
 from storage.errors import Conflict, Internal, InvalidArgument, NotModified, PydError
 from storage.snapshots import OverlayMount
+
+log = logging.getLogger("pyd.containers")
 
 _START_FAILURE = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: "
@@ -47,7 +50,7 @@ async def start(ctx: Context, ref: str, *, by_user: bool = True) -> None:
         if container.state.alive:
             raise NotModified("")
         if by_user:
-            exits.cancel_restart(container)
+            backoff.cancel(container)
             container.stopped_by_user = False
             container.restart_count = 0
         await launch(ctx, container)
@@ -197,7 +200,7 @@ async def _undo(ctx: Context, container: Container) -> None:
     )
     for result in results:
         if isinstance(result, Exception):
-            exits.log.warning("undoing the start of %s: %s", container.short_id, result)
+            log.warning("undoing the start of %s: %s", container.short_id, result)
     await asyncio.to_thread(hostmounts.drop, ctx, container)
     container.network = {}
 

@@ -1,4 +1,4 @@
-"""`stop`, `kill`, `restart`, `pause`, `unpause`."""
+"""`stop`, `kill`, `pause`, `unpause`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 import signal as signals_module
 from typing import Any
 
-from daemon.containers import exits, health, signals, start
+from daemon.containers import backoff, health, signals
 from daemon.containers.context import Context
 from daemon.containers.model import Container
+from daemon.containers.wait import wake
 from daemon.runtime.client import NotRunning, RuntimeCallError
 from storage.errors import Conflict, Internal, NotModified
 
@@ -60,10 +61,10 @@ async def _signal_for_stop(
     async with container.lock:
         container.stopped_by_user = container.stopped_by_user or by_user
         if container.state.restarting:
-            exits.cancel_restart(container)
+            backoff.cancel(container)
             container.state.status = "exited"
             await ctx.registry.save(container)
-            exits.wake(container.exit_waiters, container)
+            wake(container.exit_waiters, container)
             return None
         if not container.state.alive:
             return None
@@ -110,21 +111,6 @@ async def kill(ctx: Context, ref: str, signal: str | None) -> None:
         await _send(ctx, container, number)
     if waiting and not await _within(waiting, GRACE_AFTER_KILL):
         raise Internal("it did not end")
-
-
-async def restart(ctx: Context, ref: str, *, timeout: int | None, signal: str | None) -> None:
-    container = ctx.registry.find(ref)
-    number = signals.parse(signal) if signal else stop_signal(container)
-    if container.state.running:
-        # AutoRemove must not take the container away between its two lives
-        automatic, container.host["AutoRemove"] = container.host.get("AutoRemove", False), False
-        try:
-            await halt(ctx, container, timeout=timeout, number=number)
-        finally:
-            container.host["AutoRemove"] = automatic
-        ctx.publish(container, "stop")
-    await start.start(ctx, container.id)
-    ctx.publish(container, "restart")
 
 
 async def pause(ctx: Context, ref: str) -> None:

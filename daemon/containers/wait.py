@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from daemon.containers.context import Context
+from daemon.containers.model import Container
 from storage.errors import InvalidArgument
 
 CONDITIONS = ("not-running", "next-exit", "removed")
@@ -26,3 +27,14 @@ def waiter(ctx: Context, ref: str, condition: str) -> Awaitable[dict[str, Any]]:
     waiters.append(future)
     future.add_done_callback(lambda _: waiters.remove(future) if future in waiters else None)
     return future
+
+
+def wake(waiters: list[asyncio.Future[dict[str, Any]]], container: Container, error: str = "") -> None:
+    """Tell everyone who waits for this exit or removal."""
+    answer: dict[str, Any] = {"StatusCode": container.state.exit_code}
+    if error:
+        answer["Error"] = {"Message": error}
+    for future in waiters:
+        if not future.done():
+            future.set_result(answer)
+    waiters.clear()

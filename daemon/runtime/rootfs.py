@@ -65,7 +65,9 @@ def plan(spec: Object, namespaces: Namespaces, bundle: str, *, pivot: bool = Tru
         _mount(entry, index, bundle, namespaces)
         for index, entry in enumerate(get_objects(spec, "mounts", "mounts"))
     ]
-    result.early = [ops.OpenShared(bind) for bind in mounts if isinstance(bind, ops.BindMount) and bind.shared]
+    result.early = [
+        ops.OpenShared(bind) for bind in mounts if isinstance(bind, ops.BindMount) and bind.shared
+    ]
     result.early += [ops.SetPropagation(_root_propagation(linux)), _root(root, bundle), ops.OpenProc()]
     result.early += mounts
     userns = namespaces.has("user")

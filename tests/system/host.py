@@ -41,7 +41,9 @@ class Host:
             environment = {**ENVIRONMENT, **self.environment}
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=REPOSITORY)
         deadline = time.monotonic() + 30
-        while subprocess.run(self._docker("version"), capture_output=True, env=ENVIRONMENT, check=False).returncode:
+        while subprocess.run(
+            self._docker("version"), capture_output=True, env=ENVIRONMENT, check=False
+        ).returncode:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"pydd did not start:\n{self.log.read_text()[-4000:]}")
             time.sleep(0.05)
@@ -99,7 +101,13 @@ class Host:
     ) -> subprocess.CompletedProcess[bytes]:
         stdin: dict[str, Any] = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
         return subprocess.run(
-            command, capture_output=True, env=ENVIRONMENT, cwd=REPOSITORY, timeout=timeout, check=False, **stdin
+            command,
+            capture_output=True,
+            env=ENVIRONMENT,
+            cwd=REPOSITORY,
+            timeout=timeout,
+            check=False,
+            **stdin,
         )
 
     def try_docker(

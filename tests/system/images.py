@@ -26,7 +26,9 @@ def busybox(directory: Path) -> Path:
         (tree / name).mkdir(parents=True)
         (tree / name).chmod(mode)
     shutil.copy("/bin/busybox", tree / "bin" / "busybox")
-    applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
+    applets = subprocess.run(
+        ["/bin/busybox", "--list"], capture_output=True, text=True, check=True
+    ).stdout.split()
     for applet in applets:
         if applet != "busybox":
             (tree / "bin" / applet).symlink_to("busybox")
@@ -125,7 +127,13 @@ def _mirror() -> list[str]:
 
 
 def push_debian(address: str) -> str:
-    _run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{debian_layout()}:test", f"docker://{address}/debian:test")
+    _run(
+        "skopeo",
+        "copy",
+        "--dest-tls-verify=false",
+        f"oci:{debian_layout()}:test",
+        f"docker://{address}/debian:test",
+    )
     return f"{address}/debian:test"
 
 
