@@ -141,7 +141,7 @@ def storage_opt(bench: Bench) -> None:
         ).stderr.lower().replace(b"unknown option", b"unknown storage option")
 
 
-@scene("create run", "--ip6")
+@scene("create run", "--ip6", refused=True)
 def ip6(bench: Bench) -> None:
     """the address in `NetworkSettings.Networks`, or a refusal that says what is missing"""
     for command in ("create", "run -d"):
