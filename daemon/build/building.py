@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -49,7 +48,7 @@ class Building:
 
     async def __aexit__(self, *_: object) -> None:
         self.job.lease.release()
-        await asyncio.shield(asyncio.to_thread(shutil.rmtree, self.job.directory, True))
+        self._bench.discard(self.job.directory)
 
     # -- the context
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from daemon.build import imageconfig
+from daemon.build import imageconfig, places
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.lexer import Heredoc, heredoc_head
 from daemon.build.dockerfile.mounts import Mount
@@ -271,14 +271,14 @@ class Dispatch:
         self._state.config["Healthcheck"] = check
         times = (command.interval, command.timeout, command.start_period, command.start_interval)
         spans = " ".join(f'"{imageconfig.duration(each)}"' for each in times)
-        retries = _rune(command.retries)
+        retries = places.rune(command.retries)
         self._history(f"HEALTHCHECK &{{{imageconfig.quoted_list(command.test)} {spans} {retries}}}")
 
     # -- files
 
     def _workdir(self, command: ins.Workdir) -> None:
         config = self._state.config
-        path = _joined(config.get("WorkingDir") or "/", self._word(command.path))
+        path = places.joined(config.get("WorkingDir") or "/", self._word(command.path))
         config["WorkingDir"] = path
         layer = path != "/"
         if layer:
@@ -288,7 +288,7 @@ class Dispatch:
         self._history(f"WORKDIR {path}", layer=layer)
 
     async def _copy(self, command: ins.Copy | ins.Add) -> None:
-        target = _target(self._state.config.get("WorkingDir") or "/", self._word(command.target))
+        target = places.target(self._state.config.get("WorkingDir") or "/", self._word(command.target))
         sources = [self._word(text) for text in command.sources]
         owner, mode = self._word(command.chown), self._word(command.chmod)
         if mode and not re.fullmatch(
@@ -315,7 +315,7 @@ class Dispatch:
                 actions.append(CopyFiles(len(inputs) - 1, ("/",) if git else ("/*",), wildcard=not git, single=single,
                                          unpack=bool(command.unpack) and not git, **common))  # type: ignore[arg-type]  # fmt: skip
             else:
-                plain.append(_source(source))
+                plain.append(places.source(source))
         if plain:
             inputs.append(await self._from(command))
             unpack = isinstance(command, ins.Add) and command.unpack is not False
@@ -442,7 +442,7 @@ class Dispatch:
     async def _mount(self, mount: Mount, command: ins.Run, inputs: list[Output | None]) -> ExecMount:
         target = self._word(mount.target)
         if mount.kind in ("bind", "cache", "tmpfs"):
-            target = _joined(self._state.config.get("WorkingDir") or "/", target)
+            target = places.joined(self._state.config.get("WorkingDir") or "/", target)
             if target == "/":
                 raise DockerfileError('invalid mount target "/"')
         source, ident = self._word(mount.source), self._word(mount.id)
@@ -450,7 +450,7 @@ class Dispatch:
                          mode=mount.mode, size=mount.size, required=mount.required, env=mount.env,
                          sharing=mount.sharing)  # fmt: skip
         if mount.kind in ("secret", "ssh"):
-            return _secret(made, ident, source, target)
+            return places.secret(made, ident, source, target)
         if mount.kind == "cache":
             made = replace(made, id=ident or target)
             if not mount.origin:
@@ -462,55 +462,4 @@ class Dispatch:
         else:
             tree = Output(Vertex(SourceOp(CONTEXT), (), About("[internal] load build context", command.span)))
         inputs.append(tree)
-        return replace(made, input=len(inputs) - 1, source=_joined("/", source or "/"))
-
-
-def _secret(made: ExecMount, ident: str, source: str, target: str) -> ExecMount:
-    name = ident or source or target.rstrip("/").rpartition("/")[2]
-    if made.kind == "ssh":
-        name = ident or "default"
-        return replace(made, id=name, source="", target=target or "/run/buildkit/ssh_agent.0")
-    if not target and not made.env:
-        target = f"/run/secrets/{name.rpartition('/')[2]}"
-    elif target and not target.startswith("/"):
-        target = f"/run/secrets/{target}"
-    return replace(made, id=name, source="", target=target)
-
-
-def _joined(base: str, path: str) -> str:
-    """`path` seen from `base`, cleaned; it can't leave the root."""
-    parts: list[str] = []
-    for part in (path if path.startswith("/") else f"{base}/{path}").split("/"):
-        if part == "..":
-            del parts[-1:]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/" + "/".join(parts)
-
-
-def _target(workdir: str, path: str) -> str:
-    """A destination keeps its final slash, which means a directory."""
-    if not path:
-        path = "."
-    found = _joined(workdir, path)
-    directory = path.endswith(("/", "/.")) or path in (".", "..")
-    return found + "/" if directory and found != "/" else found
-
-
-def _source(path: str) -> str:
-    """A source seen from its tree's root: `..` stays inside. `./a` of --parents keeps its pivot."""
-    if "/./" in path:
-        before, _, after = path.partition("/./")
-        return f"{_joined('/', before)}/./{_joined('/', after)[1:]}"
-    cleaned = _joined("/", path)
-    return cleaned + "/" if path.endswith("/") and cleaned != "/" else cleaned
-
-
-def _rune(number: int) -> str:
-    """Go's %q of an int: a character."""
-    if number in (7, 8, 9, 10, 11, 12, 13, 39, 92):
-        return {7: "'\\a'", 8: "'\\b'", 9: "'\\t'", 10: "'\\n'", 11: "'\\v'", 12: "'\\f'", 13: "'\\r'", 39: "'\\''",
-                92: "'\\\\'"}[number]  # fmt: skip
-    if number < 32:
-        return f"'\\x{number:02x}'"
-    return f"'{chr(number)}'" if number < 0x110000 else "'\ufffd'"
+        return replace(made, input=len(inputs) - 1, source=places.joined("/", source or "/"))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from daemon.runtime.client import ExitEvent
     from storage.records import Records
 
-_WORKING = "build-"
+_WORKING, _REMOVED = "build-", "removed-build-"
 COLLECT_AFTER = 60.0
 """Seconds after a build before the cache is looked at for what is too old or too much."""
 KEEP_BYTES = 20 << 30
@@ -51,8 +51,9 @@ class Builds:
             if snapshot.key.startswith(_WORKING):
                 self._store.snapshots.remove(snapshot.key)
         config = self._ctx.config
-        for left in (config.data_root / "tmp").glob(f"{_WORKING}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for pattern in (f"{_WORKING}*", f"{_REMOVED}*"):
+            for left in (config.data_root / "tmp").glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
         shutil.rmtree(config.exec_root / "build", ignore_errors=True)
 
     async def stop(self) -> None:
@@ -61,6 +62,7 @@ class Builds:
             self._collecting.cancel()
         if self._bench is not None:
             await self._bench.workshop.close()
+            await asyncio.gather(*self._bench.deleting, return_exceptions=True)
             await self.cache.save()
 
     def on_exit(self, event: ExitEvent) -> bool:

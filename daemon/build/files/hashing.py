@@ -21,7 +21,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PIECE = 1 << 20
 _remembered: dict[tuple[int, int, int, int], bytes] = {}
-_MOST = 200_000
+_MOST = 50_000
 
 
 class Hash(Protocol):
