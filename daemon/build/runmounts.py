@@ -140,7 +140,8 @@ async def _fill(bench: Bench, tree: Result, source: str, directory: Path) -> Non
         "parents": False, "excludes": [], "wildcard": False,
     }  # fmt: skip
     target: dict[str, Any] = {"lower": [], "upper": str(directory), "work": None}
-    await bench.workshop.call("file", actions=[action], target=target, inputs=[bench.overlay(tree)])
+    trees = [bench.overlay(tree)]
+    await bench.workshop.call("file", actions=[action], target=target, inputs=trees, own=[False])
 
 
 def _secret(job: Job, mount: ExecMount, path: Path, prepared: Prepared) -> None:

@@ -279,7 +279,10 @@ class Solver:
         async with _Active(self._bench, base) as active:
             trees = [self._bench.overlay(each) for each in inputs]
             actions = [describe(action) for action in file.actions]
-            await self._bench.workshop.call("file", actions=actions, target=active.tree(), inputs=trees)
+            own = [each.directory is not None for each in inputs]
+            await self._bench.workshop.call(
+                "file", actions=actions, target=active.tree(), inputs=trees, own=own
+            )
             return await self._layer(active, parent, base, vertex, "file", [])
 
     async def _exec(self, process: Exec, inputs: list[Result], vertex: Vertex, progress: Progress) -> Entry:

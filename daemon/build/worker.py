@@ -20,7 +20,7 @@ from typing import Any
 
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.dockerfile.source import MAX_SIZE
-from daemon.build.files import actions, hashing, layers, sources
+from daemon.build.files import actions, direct, hashing, layers, sources
 from daemon.images.transfer.compression import Decompressed
 from daemon.images.transfer.confine import die_with_parent, no_new_privileges
 from daemon.images.transfer.ingest import WorkerStore
@@ -59,10 +59,15 @@ class Files:
         self._store = store
 
     async def file(
-        self, report: Report, actions: list[dict[str, Any]], target: Tree, inputs: list[Tree | None]
+        self,
+        report: Report,
+        actions: list[dict[str, Any]],
+        target: Tree,
+        inputs: list[Tree | None],
+        own: list[bool],
     ) -> None:
-        """A File vertex: actions upon the writable tree `target`."""
-        await asyncio.to_thread(_file, actions, target, inputs)
+        """A File vertex: actions upon the writable tree `target`. `own`: inputs that are the build's alone."""
+        await asyncio.to_thread(_file, actions, target, inputs, own)
 
     async def digest(
         self, report: Report, tree: Tree | None, paths: list[str], wildcard: bool, excludes: list[str]
@@ -112,12 +117,25 @@ class Files:
         return await work
 
 
-def _file(steps: list[dict[str, Any]], target: Tree, inputs: list[Tree | None]) -> None:
+def _file(steps: list[dict[str, Any]], target: Tree, inputs: list[Tree | None], own: list[bool]) -> None:
     with contextlib.ExitStack() as stack:
         trees = [stack.enter_context(opened(tree)) for tree in inputs]
+        place = _direct(steps, target)
+        if place is not None:
+            steps = [{**step, "target": place} for step in steps]
+            target = {"lower": [], "upper": target["upper"]}
         root = stack.enter_context(opened(target))
         assert root is not None
-        actions.run(steps, root, trees)
+        actions.run(steps, root, trees, own if not target["lower"] else ())
+
+
+def _direct(steps: list[dict[str, Any]], target: Tree) -> str | None:
+    """Where to copy to in the snapshot's own directory; None: through an overlay."""
+    if not target["lower"] or not direct.possible(steps):
+        return None
+    with opened({"lower": target["lower"]}) as below:
+        assert below is not None
+        return direct.prepare(below, Path(target["upper"]), steps[0]["target"])
 
 
 def _digest(tree: Tree | None, paths: list[str], wildcard: bool, excludes: list[str]) -> str:

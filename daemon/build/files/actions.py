@@ -19,11 +19,23 @@ from storage.errors import DataCorrupted, InvalidArgument, NotFound, PydError
 _TAR_BLOCK = 512
 
 
-def run(actions: Sequence[Mapping[str, Any]], target: Root, inputs: Sequence[Root | None]) -> None:
-    """`actions` in graph.describe()'s form. `inputs[n]` is the tree that a copy's input n names."""
+def run(
+    actions: Sequence[Mapping[str, Any]],
+    target: Root,
+    inputs: Sequence[Root | None],
+    linkable: Sequence[bool] = (),
+) -> None:
+    """`actions` in graph.describe()'s form. `inputs[n]` is the tree that a copy's input n names.
+
+    `linkable[n]`: its files may become the target's by a link (see direct.py).
+    """
     for action in actions:
         try:
-            _ACTIONS[action["kind"]](action, target, inputs)
+            if action["kind"] == "CopyFiles":
+                number = action["input"]
+                _copy(action, target, inputs, link=number < len(linkable) and linkable[number])
+            else:
+                _ACTIONS[action["kind"]](action, target, inputs)
         except PydError:
             raise
         except OSError as error:
@@ -80,7 +92,7 @@ def _remove(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | Non
             os.close(directory)
 
 
-def _copy(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]) -> None:
+def _copy(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None], *, link: bool) -> None:
     source = inputs[action["input"]]
     owner = owners.resolve(action["owner"], target)
     mode = modes.parse(action["mode"]) if action["mode"] else None
@@ -89,7 +101,7 @@ def _copy(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]
         if source is None:
             raise NotFound(f'"{path}": not found')
         found = find(source, path, wildcard=action["wildcard"], parents=action["parents"])
-        copier = Copier(source, target, owner, mode, excludes)
+        copier = Copier(source, target, owner, mode, excludes, link=link)
         for each in found:
             if action["unpack"] and _unpack(source, each, target, action["target"], owner):
                 continue
@@ -141,5 +153,4 @@ _ACTIONS = {
     "Mkfile": _mkfile,
     "Symlink": _symlink,
     "Remove": _remove,
-    "CopyFiles": _copy,
 }

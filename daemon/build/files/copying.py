@@ -44,6 +44,8 @@ class Copier:
     owner: tuple[int, int] | None = None
     mode: modes.Change | None = None
     excludes: Ignore | None = None
+    link: bool = False
+    """Files that are to look as in the source may be linked instead of copied."""
     links: dict[tuple[int, int], str] = field(default_factory=dict)
     """Inodes copied that have more names: where their first name went."""
 
@@ -207,6 +209,10 @@ class Copier:
         os.unlink(name, dir_fd=parent)
 
     def _file(self, source: int, name: str, status: os.stat_result, parent: int, last: str) -> None:
+        if self.link and self._as_it_is(status):
+            with contextlib.suppress(OSError):  # another file system, or too many links
+                os.link(name, last, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+                return
         reading = os.open(name, _FILE, dir_fd=source)
         try:
             writing = os.open(last, _CREATE, 0o600, dir_fd=parent)
@@ -223,6 +229,11 @@ class Copier:
                 os.close(writing)
         finally:
             os.close(reading)
+
+    def _as_it_is(self, status: os.stat_result) -> bool:
+        owner = (status.st_uid, status.st_gid)
+        same_mode = self._mode(status, directory=False) == stat.S_IMODE(status.st_mode)
+        return (self.owner is None or self.owner == owner) and same_mode
 
     def _mode(self, status: os.stat_result, *, directory: bool) -> int:
         mode = stat.S_IMODE(status.st_mode)
