@@ -95,6 +95,8 @@ class ClassicBuild:
                 self._text(f" ---> {_short(progress)}\n")
                 continue
             await self._follow(progress)
+            if progress.state == "failed":
+                return  # the error comes by itself
 
     def _head(self, step: Step, total: int) -> None:
         self._step += 1

@@ -158,9 +158,9 @@ def test_run_network_none(builder: Builder) -> None:
 
 
 def test_a_failing_run_says_how(builder: Builder, leftovers: Callable[[], list[str]]) -> None:
-    result = builder.attempt({"Dockerfile": "FROM busybox\nRUN echo last words; exit 42"})
+    result = builder.attempt({"Dockerfile": "FROM busybox\nRUN echo last words; exit 42\nRUN never"})
     assert result.returncode == 42
-    assert b"last words" in result.stdout
+    assert result.stdout.endswith(b"last words\n"), result.stdout
     assert b"The command '/bin/sh -c echo last words; exit 42' returned a non-zero code: 42" in result.stderr
     assert leftovers() == []
 

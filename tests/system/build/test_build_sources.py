@@ -1,0 +1,103 @@
+"""What comes from elsewhere: git repositories, contexts by URL, base images from a registry, a mirror's packages."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.build.conftest import Builder
+from tests.system.host import Host
+from tests.system.images import _mirror
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A directory and the URL at which it is served."""
+    root = tmp_path / "www"
+    root.mkdir()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(root)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", root
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def repository(web: tuple[str, Path], builder: Builder) -> str:
+    """A repository with a branch, a tag and a directory, over plain HTTP."""
+    url, root = web
+    work = builder.context({"sub/Dockerfile": "FROM busybox\nCOPY f /f\n", "sub/f": "from git", "top": "top"})
+    names = {f"GIT_{who}_{what}": "x@x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    bare = root / "repository.git"
+    for command in (
+        ["-C", str(work), "init", "-q", "-b", "main"],
+        ["-C", str(work), "add", "."],
+        ["-C", str(work), "commit", "-qm", "x"],
+        ["-C", str(work), "tag", "v1"],
+        ["clone", "-q", "--bare", str(work), str(bare)],
+        ["-C", str(bare), "update-server-info"],
+    ):
+        subprocess.run(["git", *command], check=True, env={**os.environ, **names}, capture_output=True)
+    return f"{url}/repository.git"
+
+
+def test_a_git_repository_as_context(host: Host, builder: Builder, repository: str) -> None:
+    host.pyd("build", "-t", "git", f"{repository}#main:sub")
+    assert builder.run("git", "cat", "/f") == "from git"
+    refused = host.try_pyd("build", f"{repository}#absent")
+    assert refused.returncode == 1 and b"does not contain ref absent" in refused.stderr
+
+
+def test_add_from_git(builder: Builder, repository: str) -> None:
+    dockerfile = f"FROM busybox\nADD {repository}#v1 /a/\nADD --keep-git-dir {repository}#v1:sub /b/\n"
+    builder.build({"Dockerfile": dockerfile}, "-t", "addgit")
+    assert builder.run("addgit", "sh", "-c", "ls -A /a; ls /b").split() == ["sub", "top", "Dockerfile", "f"]
+
+
+def test_contexts_by_url(host: Host, builder: Builder, web: tuple[str, Path]) -> None:
+    url, root = web
+    context = builder.context({"Dockerfile": "FROM busybox\nCOPY f /f\n", "f": "archived"})
+    subprocess.run(["tar", "-C", str(context), "-czf", str(root / "context.tgz"), "."], check=True)
+    (root / "plain").write_text("FROM busybox\nRUN echo plain > /f\n")
+    host.pyd("build", "-t", "url:1", f"{url}/context.tgz")
+    assert builder.run("url:1", "cat", "/f") == "archived"
+    host.pyd("build", "-t", "url:2", f"{url}/plain")
+    assert builder.run("url:2", "cat", "/f") == "plain\n"
+    assert b"404" in host.try_pyd("build", f"{url}/absent.tgz").stderr
+
+
+@pytest.mark.slow
+def test_a_c_program_from_scratch(builder: Builder, host: Host, debian: str) -> None:
+    """A base from a registry, packages from the distribution with cache mounts, a static program of its own."""
+    mirror = (_mirror() or ["http://deb.debian.org/debian"])[0]
+    try:
+        urllib.request.urlopen(f"{mirror}/dists/bookworm/Release", timeout=20).close()
+    except OSError as error:
+        pytest.skip(f"no Debian mirror: {error}")
+    dockerfile = f"""FROM {debian} AS build
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt,sharing=locked \\
+    echo "deb [trusted=yes] {mirror} bookworm main" > /etc/apt/sources.list && \\
+    apt-get -o Acquire::Check-Valid-Until=false update && apt-get install -y --no-install-recommends gcc libc6-dev
+COPY hello.c .
+RUN gcc -Os -static -s -o /hello hello.c
+FROM scratch
+COPY --from=build /hello /hello
+ENTRYPOINT ["/hello"]
+"""
+    program = '#include <unistd.h>\nint main(void) { write(1, "hello\\n", 6); return 0; }\n'
+    builder.build({"Dockerfile": dockerfile, "hello.c": program}, "-t", "hello", timeout=170)
+    assert builder.run("hello") == "hello\n"
+    assert host.inspect("hello")["Size"] < 1 << 20
