@@ -15,6 +15,7 @@ from daemon.build.bench import Bench
 from daemon.build.building import Building, explain_unused
 from daemon.build.frontend import Built, Step
 from daemon.build.graph import Exec, File, Source
+from daemon.build.imageconfig import readable
 from daemon.build.request import BuildRequest
 from daemon.build.run import ProcessFailed
 from daemon.build.solve import StepFailed
@@ -48,7 +49,7 @@ class ClassicBuild:
             self._raw_say(line)
 
     def _text(self, text: str) -> None:
-        self._say({"stream": text})
+        self._say({"stream": readable(text)})
 
     def _check(self, dockerfile: Any) -> None:
         from daemon.build.dockerfile import checks
@@ -149,9 +150,10 @@ class ClassicBuild:
 
 def _error(cause: PydError) -> dict[str, Any]:
     message = str(cause)
+    message = readable(message)
     detail: dict[str, Any] = {"message": message}
     if isinstance(cause, ProcessFailed):
-        command = " ".join(cause.arguments)
+        command = readable(" ".join(cause.arguments))
         if "exit code" in message and "memory" not in message:
             message = f"The command '{command}' returned a non-zero code: {cause.exit_code}"
         detail = {"code": cause.exit_code, "message": message}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 Json = dict[str, Any]
 COMMENT = "buildkit.dockerfile.v0"
@@ -61,13 +61,30 @@ def finish(document: Json, diff_ids: Sequence[str], created: str) -> Json:
         {"created": created, **entry} if entry.get("comment") == COMMENT and "created" not in entry else entry
         for entry in document["history"]
     ]
-    return {
+    finished = {
         **document,
         "config": config,
         "created": created,
         "history": history,
         "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
     }
+    return cast(Json, _readable(finished))
+
+
+def readable(text: str) -> str:
+    """Bytes of a Dockerfile that are no UTF-8 are kept as surrogates; JSON has U+FFFD for them, as Go writes it."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _readable(value: Any) -> Any:
+    match value:
+        case str():
+            return readable(value)
+        case dict():
+            return {readable(key): _readable(each) for key, each in value.items()}
+        case list():
+            return [_readable(each) for each in value]
+    return value
 
 
 # -- Go's formats

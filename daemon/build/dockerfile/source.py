@@ -64,7 +64,8 @@ class DockerfileError(InvalidArgument):
     def __init__(self, sentence: str, source: Source | None = None, spans: Sequence[Span] = ()) -> None:
         self.sentence, self.source, self.spans = sentence, source, tuple(spans)
         excerpt = source.excerpt(*spans) if source else ""
-        super().__init__(f"{sentence}\n{excerpt}" if excerpt else sentence)
+        shown = f"{sentence}\n{excerpt}" if excerpt else sentence
+        super().__init__(shown.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
     def at(self, source: Source, *spans: Span) -> DockerfileError:
         """The same error with a place, unless it has one."""
