@@ -38,7 +38,7 @@ _SECRETS = Parameter(
     query=(
         string("dockerfile", "Path in the context; Dockerfile when left out."),
         several("t", "Names of the image."),
-        string("extrahosts", "JSON list of HOST:IP."),
+        several("extrahosts", "HOST:IP."),
         string("remote", "URL of a context, instead of the body."),
         flag("q", "Only the image's ID."),
         flag("nocache"),
@@ -139,10 +139,10 @@ def _texts(found: dict[str, Any], name: str, *, null: bool) -> dict[str, Any]:
 
 
 def _hosts(call: Call) -> tuple[str, ...]:
-    """A JSON list, or as old clients send it, texts with commas."""
-    text = call.query.string("extrahosts")
-    found = _json(call, "extrahosts", list) if text.startswith(("[", "null")) else text.split(",")
-    return tuple(str(host) for host in found if host)
+    """The parameter once for each host, as the clients send it, or a JSON list."""
+    if call.query.string("extrahosts").startswith(("[", "null")):
+        return tuple(str(host) for host in _json(call, "extrahosts", list))
+    return tuple(host for host in call.query.several("extrahosts") if host)
 
 
 def _header(call: Call, name: str) -> dict[str, Any]:

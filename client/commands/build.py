@@ -79,7 +79,7 @@ def _query(parsed: Parsed, dockerfile: str, remote: str) -> dict[str, Any]:
         "q": parsed.on("quiet") or parsed.text("progress") == "quiet",
         "buildargs": json.dumps(dict(map(_argument, parsed.items("build-arg")))),
         "labels": json.dumps(dict(map(_pair, parsed.items("label")))),
-        "extrahosts": json.dumps(parsed.items("add-host")),
+        "extrahosts": parsed.items("add-host"),
         "cachefrom": json.dumps(parsed.items("cache-from")),
         "ulimits": json.dumps(parsed.items("ulimit")) if parsed.items("ulimit") else None,
         "nocachefilter": parsed.items("no-cache-filter"),

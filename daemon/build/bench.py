@@ -65,6 +65,8 @@ class Bench:
     locks: dict[str, asyncio.Lock] = field(default_factory=dict)
     """Cache mounts with sharing=locked."""
     deleting: set[asyncio.Task[None]] = field(default_factory=set)
+    shown: dict[str, None] = field(default_factory=dict)
+    """Steps that only configure and were shown before: the classic door calls them cached."""
     private: set[str] = field(default_factory=set)
     """Cache mounts with sharing=private that are in use."""
 

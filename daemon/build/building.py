@@ -119,11 +119,7 @@ class Building:
             contexts=request.contexts,
             no_cache=request.no_cache,
             no_cache_stages=request.no_cache_stages,
-            network="none"
-            if request.network == "none"
-            else "host"
-            if request.network == "host"
-            else "default",
+            network=_network(request.network),
         )
         return await Frontend(dockerfile, asked_for, self).run()
 
@@ -184,6 +180,15 @@ class Building:
         if not text.isdigit() or len(text) > 12:
             raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}")
         return int(text) * 10**9
+
+
+def _network(mode: str) -> str:
+    """The network of RUN steps: a mode, or the name of a network."""
+    if mode in ("", "default", "bridge"):
+        return "default"
+    if mode.startswith("container:"):
+        raise InvalidArgument(f"network mode {mode!r} is not supported for builds: name a network instead")
+    return mode
 
 
 def _name(tag: str) -> Reference:

@@ -14,7 +14,7 @@ from typing import Any
 from daemon.build.bench import Bench
 from daemon.build.building import Building, explain_unused
 from daemon.build.frontend import Built, Step
-from daemon.build.graph import Exec, File, Source
+from daemon.build.graph import Exec, File, Source, digest_of
 from daemon.build.imageconfig import readable
 from daemon.build.request import BuildRequest
 from daemon.build.run import ProcessFailed
@@ -24,6 +24,7 @@ from daemon.containers.context import Context
 from storage.errors import PydError
 
 Say = Callable[[dict[str, Any]], None]
+_MOST_SHOWN = 20_000
 
 
 class ClassicBuild:
@@ -31,6 +32,7 @@ class ClassicBuild:
         self._bench, self._request, self._raw_say, self._ctx = bench, request, say, ctx
         self._step = 0
         self._shown: set[str] = set()
+        self._mark = ""
 
     async def run(self, body: AsyncIterator[bytes]) -> None:
         """Raises what is wrong before anything was shown; says the rest, and the end only when all is tidy."""
@@ -93,11 +95,23 @@ class ClassicBuild:
                 continue
             progress = building.job.of(step.output.vertex)
             if not step.builds:
+                self._configured(step)
                 self._text(f" ---> {_short(progress)}\n")
                 continue
             await self._follow(progress)
             if progress.state == "failed":
                 return  # the error comes by itself
+
+    def _configured(self, step: Step) -> None:
+        """An instruction without files is cached when it was shown before behind the same steps."""
+        assert step.output is not None
+        self._mark = digest_of([self._mark, step.stage, step.text, step.output.vertex.digest])
+        seen = self._bench.shown
+        if self._mark in seen and not self._request.no_cache:
+            self._text(" ---> Using cache\n")
+        if len(seen) > _MOST_SHOWN:
+            seen.clear()
+        seen[self._mark] = None
 
     def _head(self, step: Step, total: int) -> None:
         self._step += 1
@@ -113,7 +127,7 @@ class ClassicBuild:
         self._shown.add(progress.vertex.digest)
         announced = False
         sent = 0
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoders = {n: codecs.getincrementaldecoder("utf-8")("replace") for n in (1, 2)}
         while True:
             changed = progress.changed
             process = isinstance(progress.vertex.operation, Exec)
@@ -121,8 +135,9 @@ class ClassicBuild:
                 announced = True
                 self._text(f" ---> Running in {_container(progress)}\n")
             while sent < len(progress.chunks):
-                if text := decoder.decode(progress.chunks[sent]):
-                    self._text(text)
+                stream, data = progress.chunks[sent]
+                if text := decoders[stream].decode(data):
+                    self._text(text if stream == 1 else f"\x1b[91m{text}\x1b[0m")
                 sent += 1
             if progress.over:
                 break

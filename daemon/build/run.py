@@ -173,8 +173,8 @@ async def _read(sock: socket.socket, progress: Progress) -> None:
     reader, writer = await asyncio.open_connection(sock=sock)
     try:
         while True:
-            _, size = _FRAME.unpack(await reader.readexactly(_FRAME.size))
-            progress.log(await reader.readexactly(size))
+            stream, size = _FRAME.unpack(await reader.readexactly(_FRAME.size))
+            progress.log(await reader.readexactly(size), stream)
     except (asyncio.IncompleteReadError, ConnectionError):
         return
     finally:

@@ -23,17 +23,18 @@ class Progress:
     finished: int = 0
     error: str = ""
     exit_code: int | None = None
-    chunks: list[bytes] = field(default_factory=list)
+    chunks: list[tuple[int, bytes]] = field(default_factory=list)
+    """(stream, data): 1 is stdout, 2 stderr."""
     logged: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def log(self, data: bytes) -> None:
+    def log(self, data: bytes, stream: int = 1) -> None:
         if self.logged > MAX_LOG:
             return
         self.logged += len(data)
         if self.logged > MAX_LOG:
             data = b"\n[output clipped, log limit 2MiB reached]\n"
-        self.chunks.append(data)
+        self.chunks.append((stream, data))
         self._wake()
 
     def start(self) -> None:
@@ -53,4 +54,4 @@ class Progress:
         event.set()
 
     def tail(self, size: int = 4096) -> bytes:
-        return b"".join(self.chunks)[-size:]
+        return b"".join(data for _, data in self.chunks)[-size:]
