@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -134,10 +135,10 @@ class Building:
     async def _find(self, name: str, platform: str) -> Image:
         images = self._ctx.images
         if not self._request.pull:
-            try:
-                return images.resolve(name)
-            except NotFound:
-                pass
+            with contextlib.suppress(NotFound):
+                image = images.resolve(name)
+                if _runs_on(image, platform):
+                    return image
         parsed = reference.parse(name).with_default_tag()
         auth = self._auth(parsed)
         try:
@@ -149,7 +150,13 @@ class Building:
             known = parsed.name + (f":{parsed.tag}" if parsed.tag else "")
             sentence = f"{name}: failed to resolve source metadata for {known}: {error}"
             raise type(error)(sentence) from error
-        return images.resolve(name)
+        image = images.resolve(name)
+        if not _runs_on(image, platform):
+            offered = f"{image.config.get('os')}/{image.config.get('architecture')}"
+            raise NotFound(
+                f"{name}: no match for platform {platform} in manifest: {offered} is what there is"
+            )
+        return image
 
     def _auth(self, name: Reference) -> AuthConfig | None:
         credentials = self._request.credentials
@@ -180,6 +187,10 @@ class Building:
         if not text.isdigit() or len(text) > 12:
             raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}")
         return int(text) * 10**9
+
+
+def _runs_on(image: Image, platform: str) -> bool:
+    return not platform or platforms.satisfies(platforms.parse(platform), image.config)
 
 
 def _network(mode: str) -> str:

@@ -339,3 +339,26 @@ def test_kill_9_in_the_middle_leaves_a_sound_cache(own_host: Host, tmp_path: Pat
     said = builder.build(files, "-t", "sound")
     assert said.count("Using cache") == 1
     assert own_host.docker("run", "--rm", "--network", "none", "sound", "cat", "/one", "/two") == "one\ntwo\n"
+
+
+def test_a_platform_that_the_base_has_not(builder: Builder) -> None:
+    builder.build({"Dockerfile": "FROM --platform=$BUILDPLATFORM busybox\nRUN true"})
+    said = builder.refused({"Dockerfile": "FROM --platform=linux/s390x busybox\nRUN true"})
+    assert "busybox" in said and (
+        "no match for platform" in said or "failed to resolve source metadata" in said
+    )
+
+
+def test_a_named_network_and_extra_hosts(host: Host, builder: Builder) -> None:
+    host.docker("network", "create", "--subnet", "10.213.7.0/24", "build-net")
+    try:
+        files = {
+            "Dockerfile": "FROM busybox\nRUN ip -4 addr show eth0; grep other.test /etc/hosts; echo oops >&2"
+        }
+        flags = ["--network", "build-net", "--add-host", "other.test:10.1.2.3", "--no-cache"]
+        said = builder.build(files, *flags)
+        assert "10.213.7." in said and "10.1.2.3\tother.test" in said
+        assert "\x1b[91moops\n\x1b[0m" in said, "what comes by stderr is red, as dockerd sends it"
+    finally:
+        host.docker("network", "rm", "build-net")
+    assert "not found" in builder.refused(files, "--network", "no-such-net", "--no-cache")

@@ -1,0 +1,90 @@
+"""The build cache: leases while entries live, what a prune chooses, and what survives a restart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from daemon.build.cache import Cache, Entry, Selection
+from storage.content import ContentStore
+from storage.gc import Collector, Layer
+from storage.records import Records
+from storage.snapshots import OverlaySnapshotter
+
+HOUR = 3600 * 10**9
+
+
+class Store:
+    """A collector over an empty image store, and one committed snapshot a chain."""
+
+    def __init__(self, root: Path) -> None:
+        self.records = Records(root / "db")
+        self.snapshots = OverlaySnapshotter(root / "snapshots")
+        content = ContentStore(root / "content")
+        self.collector = Collector(content, self.snapshots, roots=lambda: (), references=lambda node: ())
+        self.cache = Cache(self.records, self.collector.lease)
+
+    def entry(self, name: str, *, used: int, size: int = 10, parent: str = "") -> Entry:
+        self.snapshots.prepare(f"build-{name}", parent or None)
+        self.snapshots.commit(name, f"build-{name}")
+        return Entry(
+            f"sha256:{name * 32}", (name,), name, "", size, used, used, 1, "exec", f"RUN {name}", parent
+        )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+async def test_entries_keep_their_layers_until_forgotten(store: Store) -> None:
+    await store.cache.add(store.entry("aa", used=1))
+    await store.cache.add(store.entry("bb", used=2, parent="aa"))
+    store.snapshots.prepare("build-cc", None)
+    store.snapshots.commit("cc", "build-cc")
+    assert store.collector.collect().layers == ("cc",)
+    await store.cache.forget(["sha256:" + "bb" * 32])
+    assert store.collector.collect().layers == ("bb",)
+    assert store.snapshots.exists("aa")
+
+
+async def test_a_restart_finds_entries_and_times_of_use(store: Store) -> None:
+    entry = store.entry("aa", used=1)
+    await store.cache.add(entry)
+    found = store.cache.find(entry.key)
+    assert found is not None and found.uses == 2 and found.used > 1
+    await store.cache.save()
+    again = Cache(store.records, store.collector.lease)
+    again.load()
+    assert again.entries == {entry.key: found}
+    with store.collector.lease() as lease:
+        lease.add(Layer("zz"))
+    assert store.collector.collect().layers == ()
+
+
+async def test_prune_takes_the_oldest_until_enough_is_free(store: Store) -> None:
+    for number, name in enumerate(("aa", "bb", "cc")):
+        await store.cache.add(store.entry(name, used=number * HOUR, size=100))
+
+    def chosen(selection: Selection, now: int = 10 * HOUR, held: frozenset[str] = frozenset()) -> list[str]:
+        found = store.cache.choose(selection, now=now, dangling=lambda entry: entry.chain not in held)
+        return [entry.chain for entry in found]
+
+    assert chosen(Selection()) == ["aa", "bb", "cc"]
+    assert chosen(Selection(), held=frozenset({"aa"})) == ["bb", "cc"]
+    assert chosen(Selection(all=True), held=frozenset({"aa"})) == ["aa", "bb", "cc"]
+    assert chosen(Selection(keep=150)) == ["aa", "bb"]
+    assert chosen(Selection(unused_for=9 * HOUR)) == ["aa", "bb"]
+    assert chosen(Selection(descriptions=("RUN b",))) == ["bb"]
+
+
+async def test_two_keys_for_one_layer_count_once(store: Store) -> None:
+    entry = store.entry("aa", used=1, size=100)
+    await store.cache.add(entry)
+    await store.cache.add(replace(entry, key="sha256:" + "ee" * 32))
+    assert store.cache.size() == 100
+    await store.cache.forget([entry.key])
+    assert store.collector.collect().layers == ()
+    assert [row["Description"] for row in store.cache.rows()] == ["RUN aa"]
