@@ -8,7 +8,7 @@ SOURCES := $(shell find api client daemon storage -name '*.py')
 PREFIX ?= /usr/local
 UNITS ?= $(PREFIX)/lib/systemd/system
 # What pydd and its runtime load (libseccomp, libnftables), run (tini for --init, ps for `top`) and start from.
-NEEDED := python3-venv ca-certificates libseccomp2 libnftables1 busybox-static tini iproute2 procps
+NEEDED := python3-venv ca-certificates git libseccomp2 libnftables1 busybox-static tini iproute2 procps
 # What the tests hold it against, or look at the kernel with.
 TESTING := docker-registry skopeo umoci runc crun debootstrap nftables util-linux bsdutils curl openssl \
   apache2-utils xz-utils zstd e2fsprogs systemd

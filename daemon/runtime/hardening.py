@@ -13,6 +13,7 @@ _ST_RDONLY = 1
 def harden(argv: list[str] | None = None) -> None:
     """See `launch.harden`. `argv` is what to re-execute, by default this process' own command line."""
     sc.prctl(sc.PR_SET_DUMPABLE, 0)
+    sc.reset_internal_signals()
     if os.statvfs("/proc/self/exe").f_flag & _ST_RDONLY:
         return
     interpreter = os.readlink("/proc/self/exe")

@@ -99,6 +99,7 @@ _NUMBERS = {
         "ioprio_set": 251,
         "keyctl": 250,
         "pivot_root": 155,
+        "rt_sigaction": 13,
         "sched_setattr": 314,
         "seccomp": 317,
     },
@@ -107,6 +108,7 @@ _NUMBERS = {
         "ioprio_set": 30,
         "keyctl": 219,
         "pivot_root": 41,
+        "rt_sigaction": 134,
         "sched_setattr": 274,
         "seccomp": 277,
     },
@@ -314,6 +316,16 @@ def pivot_root(new_root: bytes, put_old: bytes) -> None:
 
 def prctl(option: int, argument: int = 0, third: int = 0) -> int:
     return _check(_prctl(option, _long(argument), _long(third), _ZERO, _ZERO))
+
+
+def reset_internal_signals() -> None:
+    """Default dispositions for the signals that glibc keeps to itself (32 and 33; signal(2) refuses them).
+
+    Its posix_spawn leaves them ignored in the child, and what is ignored survives execve.
+    """
+    default = bytes(32)  # struct kernel_sigaction: SIG_DFL, no flags, empty mask
+    for number in (32, 33):
+        _check(_syscall(NR["rt_sigaction"], number, default, 0, 8))
 
 
 def sched_setattr(pid: int, attributes: bytes) -> None:

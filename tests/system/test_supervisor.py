@@ -82,7 +82,7 @@ async def test_a_command_that_cannot_be_executed_is_126(rig: Rig) -> None:
 
 
 async def test_a_bad_log_option_fails_the_start(rig: Rig) -> None:
-    with pytest.raises(LaunchFailed, match="max-size"):
+    with pytest.raises(LaunchFailed, match="invalid size"):
         await rig.run("c", "true", log=LogSpec("json-file", str(rig.log("c")), {"max-size": "-3"}))
     assert await rig.client.states() == {}
     await rig.client.delete("c")
@@ -267,16 +267,17 @@ async def test_no_descriptor_signal_or_limit_of_ours_reaches_a_container(rig: Ri
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
 async def test_a_foreign_runtime(rig: Rig, runtime: str) -> None:
     path = shutil.which(runtime)
-    if path is None:
-        pytest.skip(f"{runtime} is not installed")
+    assert path is not None
     client = await rig.attach("c")
     try:
         await rig.run("c", "sh", "-c", "echo in; read line; echo $line; exit 6", stdin=True, runtime=path)
     except LaunchFailed as error:
         if "hybrid mode not supported" not in str(error):
             raise
+        assert runtime == "crun"  # whose own refusal this is; elsewhere it runs
+        assert await rig.client.states() == {}
         await rig.client.delete("c")
-        pytest.skip(f"crun on this machine: {error}")
+        return
     other = await rig.attach("c", "e")
     await rig.exec("c", "e", "sh", "-c", "echo exec; exit 8")
     assert (await other.frames())[1] == b"exec\n"
