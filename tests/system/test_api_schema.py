@@ -88,7 +88,7 @@ class Live:
         if kind == "exec":
             return [None, self.exec_id()]
         if name == "ContainerWait":
-            return [None, "stopped"]
+            return ["stopped", "no-such-container"]  # a made-up name may be a prefix of the running one's ID
         if name == "DistributionInspect":
             return [f"{self.registry}/none"]
         known = {"containers": ("running", "stopped"), "images": ("busybox",), "networks": ("net", "bridge")}
@@ -105,8 +105,9 @@ class Live:
             }
         if target and case.path_parameters:
             case.path_parameters = {**case.path_parameters, next(iter(case.path_parameters)): target}
-        if name == "SystemAuth" and isinstance(case.body, dict):
-            case.body = {**case.body, "serveraddress": self.registry}
+        if name == "SystemAuth" and (isinstance(case.body, dict) or type(case.body).__name__ == "NotSet"):
+            given = case.body if isinstance(case.body, dict) else {}
+            case.body = {**given, "serveraddress": self.registry}  # and not the internet's
         return case
 
 
