@@ -82,7 +82,10 @@ def test_contexts_by_url(host: Host, builder: Builder, web: tuple[str, Path]) ->
 @pytest.mark.slow
 def test_a_c_program_from_scratch(builder: Builder, host: Host, debian: str) -> None:
     """A base from a registry, packages from the distribution with cache mounts, a static program of its own."""
-    mirror = (_mirror() or ["http://deb.debian.org/debian"])[0]
+    known = _mirror()
+    if not known:
+        pytest.skip("this machine's apt knows no Debian mirror")
+    mirror = known[0]
     try:
         urllib.request.urlopen(f"{mirror}/dists/bookworm/Release", timeout=20).close()
     except OSError as error:
