@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from daemon.clock import SECOND, now_ns
+from daemon.labels import has_label
 from storage.errors import PydError
 from storage.records import Append, Records, Trim
 
@@ -63,7 +64,7 @@ def _matches_key(event: Event, key: str, values: list[str]) -> bool:
         case "scope":
             return event["scope"] in values
         case "label":
-            return all(_has_label(attributes, v) for v in values)
+            return all(has_label(attributes, v) for v in values)
         case "image":
             name = attributes.get("image" if event["Type"] == "container" else "name", "")
             known = {event["Actor"]["ID"], name, name.partition(":")[0]}
@@ -73,11 +74,6 @@ def _matches_key(event: Event, key: str, values: list[str]) -> bool:
                 return False
             names = (event["Actor"]["ID"], attributes.get("name", ""))
             return any(name.startswith(v) for v in values for name in names)
-
-
-def _has_label(attributes: dict[str, str], wanted: str) -> bool:
-    key, equals, value = wanted.partition("=")
-    return key in attributes and (not equals or attributes[key] == value)
 
 
 class EventLog:

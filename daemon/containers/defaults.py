@@ -7,27 +7,9 @@ from typing import Any, cast
 from daemon.config import DaemonConfig
 from daemon.containers.spec.resources import effective_swap
 from daemon.containers.wire import Config, EndpointSettings, HostConfig, PortBinding
+from daemon.images.model import BASE_CONFIG
 from daemon.runtime import defaults as runtime_defaults
 
-_CONFIG: dict[str, Any] = {
-    "Hostname": "",
-    "Domainname": "",
-    "User": "",
-    "AttachStdin": False,
-    "AttachStdout": False,
-    "AttachStderr": False,
-    "Tty": False,
-    "OpenStdin": False,
-    "StdinOnce": False,
-    "Env": None,
-    "Cmd": None,
-    "Image": "",
-    "Volumes": None,
-    "WorkingDir": "",
-    "Entrypoint": None,
-    "OnBuild": None,
-    "Labels": None,
-}
 _OPTIONAL_CONFIG = (
     "ExposedPorts",
     "Healthcheck",
@@ -122,7 +104,7 @@ ENDPOINT: dict[str, Any] = {
 
 
 def config(asked: Config) -> Config:
-    return cast(Config, _filled(asked, _CONFIG, _OPTIONAL_CONFIG))
+    return cast(Config, _filled(asked, BASE_CONFIG, _OPTIONAL_CONFIG))
 
 
 def endpoint(asked: EndpointSettings | None) -> EndpointSettings:

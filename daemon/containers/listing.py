@@ -8,6 +8,7 @@ from typing import Any
 from daemon.containers import links, show
 from daemon.containers.context import Context
 from daemon.containers.model import Container
+from daemon.labels import has_label
 from storage.errors import InvalidArgument, NotFound, PydError
 
 Filters = dict[str, list[str]]
@@ -86,11 +87,7 @@ def _kept(ctx: Context, container: Container, filters: Filters) -> bool:
 
 
 def has_labels(labels: dict[str, str], wanted: list[str]) -> bool:
-    def one(entry: str) -> bool:
-        key, equals, value = entry.partition("=")
-        return key in labels and (not equals or labels[key] == value)
-
-    return all(one(entry) for entry in wanted)
+    return all(has_label(labels, entry) for entry in wanted)
 
 
 def _name(ctx: Context, container: Container, values: list[str]) -> bool:

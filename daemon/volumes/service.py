@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.clock import now_ns, rfc3339
+from daemon.labels import has_label
 from storage.errors import Conflict, InvalidArgument, NotFound
 from storage.records import Delete, Put, Records
 
@@ -174,9 +175,9 @@ class Volumes:
                 case "driver":
                     ok = volume.driver in values
                 case "label":
-                    ok = all(_has_label(volume.labels or {}, value) for value in values)
+                    ok = all(has_label(volume.labels or {}, value) for value in values)
                 case "label!":
-                    ok = not any(_has_label(volume.labels or {}, value) for value in values)
+                    ok = not any(has_label(volume.labels or {}, value) for value in values)
                 case "dangling":
                     ok = bool(self.users(volume.name)) != (values[-1].lower() in ("1", "true"))
                 case "all" | "until":
@@ -212,11 +213,6 @@ def _check_options(options: dict[str, str]) -> None:
         raise InvalidArgument('missing required option: "type"')
     if options.get("type") and not options.get("device"):
         raise InvalidArgument('missing required option: "device"')
-
-
-def _has_label(labels: dict[str, str], wanted: str) -> bool:
-    key, equals, value = wanted.partition("=")
-    return key in labels and (not equals or labels[key] == value)
 
 
 def size_of(root: Path) -> int:
