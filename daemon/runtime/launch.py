@@ -237,7 +237,7 @@ def progress(child: Child) -> Progress | None:
             return Progress("error", error=messages.decode_error(message))
         if child.executing:
             return Progress("started")
-        text = "the container's init process died before it could start the program"
+        text = "the process died before it could start the program"
         return Progress("error", error=LaunchError(text, stage="init"))
 
 

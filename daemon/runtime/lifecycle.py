@@ -217,6 +217,9 @@ class Lifecycle:
             await self._launch_exec(container, member, process, open_stdin=bool(message["open_stdin"]))
         except BaseException as error:
             await self._undo_exec(container, member)
+            if isinstance(error, (LaunchError, OSError)) and container.init.ending():
+                # the kernel killed the new process together with the init: no fault of the command
+                raise RequestError("not_running", f"container {container.id} is not running") from error
             raise _as_launch_failure(error) from error
         if member.exit_status is not None:
             self.loop.defer(lambda: start(self._finish(container, member)))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from daemon.cgroups import Cgroup
 
+PF_EXITING = 0x4
+
 
 class Member:
     """A container's init (exec_id None) or an exec.
@@ -80,6 +82,20 @@ class Member:
         """What the daemon is told."""
         names = ("pid", "exit_status", "started_at_ns", "finished_at_ns")
         return {name: getattr(self, name) for name in names}
+
+    def ending(self) -> bool:
+        """Whether the process has ended or is about to: a pid namespace's init kills all others first.
+
+        (proc_pid_stat(5): `flags`; PF_EXITING is the kernel's include/linux/sched.h.)
+        """
+        if self.pidfd < 0 or self.exit_status is not None:
+            return True
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return bool(int(fields[6]) & PF_EXITING)
 
     def kill(self) -> None:
         """SIGKILL, if it lives."""

@@ -93,9 +93,14 @@ class Bundle:
             self.command("delete", "-f", name)
 
     def remove_leftovers(self) -> None:
+        """Also below this process's own cgroups: there runc looks for a relative path (cgroups(7))."""
+        own = {
+            line.split(":", 2)[2].strip("/") for line in Path("/proc/self/cgroup").read_text().splitlines()
+        }
         for mount in Path("/sys/fs/cgroup").iterdir():
-            with contextlib.suppress(OSError):
-                (mount / "pyd-runtime-test").rmdir()
+            for parent in {"", *own}:
+                with contextlib.suppress(OSError):
+                    (mount / parent / "pyd-runtime-test").rmdir()
 
 
 class Ran:

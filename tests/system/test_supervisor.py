@@ -197,6 +197,25 @@ async def test_exec_is_refused_where_it_makes_no_sense(rig: Rig) -> None:
         await rig.exec("c", "e", "true")
 
 
+async def test_an_exec_into_a_container_that_dies_meanwhile_says_so(rig: Rig) -> None:
+    """Whatever the moment: never as if the command were at fault."""
+    for number in range(40):
+        name = f"c{number}"
+        await rig.run(name, "sleep", "100")
+
+        async def killed(name: str = name, after: float = number * 0.0002) -> None:
+            await asyncio.sleep(after)
+            await rig.client.kill(name, 9)
+
+        outcomes = await asyncio.gather(
+            rig.exec(name, "e", "true"), killed(), rig.exec(name, "f", "true"), return_exceptions=True
+        )
+        assert outcomes[1] is None
+        failures = [each for each in outcomes if isinstance(each, BaseException)]
+        assert all(isinstance(each, NotRunning) for each in failures), outcomes
+        assert (await rig.exit_of(name)).status == 137
+
+
 async def test_an_exec_that_leaves_a_child_behind_ends_in_bounded_time(rig: Rig) -> None:
     await rig.run("c", "sleep", "100")
     client = await rig.attach("c", "e")
