@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from daemon.build.cache import Cache
 from daemon.build.graph import Vertex
@@ -43,6 +43,14 @@ class Result:
 
 
 SCRATCH = Result()
+
+
+class Imported(Protocol):
+    """Caches that this build was told to import."""
+
+    async def find(self, key: str) -> Result | None:
+        """The result of that key, its layers unpacked and leased to the build."""
+        ...
 
 
 @dataclass
@@ -113,6 +121,10 @@ class Job:
     images: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """docker-image:// identifiers to diff IDs, resolved and leased."""
     progress: dict[str, Progress] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    """Digests of vertices to the keys that the cache knows their results by; the solver notes them."""
+    imported: Imported | None = None
+    """Results of other machines' caches, asked after our own."""
 
     def of(self, vertex: Vertex) -> Progress:
         found = self.progress.get(vertex.digest)

@@ -15,7 +15,7 @@ import gzip
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from daemon.build import run
@@ -66,29 +66,29 @@ class Solver:
 
     async def solve(self, output: Output | None) -> Result:
         """The tree of an output. StepFailed names the first vertex that failed."""
-        if output is None:
-            return SCRATCH
-        for vertex in ordered([output]):
+        return (await self.solve_all([output]))[0]
+
+    async def solve_all(self, outputs: Sequence[Output | None]) -> list[Result]:
+        """Several outputs' trees, in their order; what they share is done once."""
+        for vertex in ordered(outputs):
             task = asyncio.get_running_loop().create_task(self._vertex(vertex))
             self._tasks[vertex.digest] = task
         try:
-            return await self._watch(self._tasks[output.vertex.digest])
+            await self._watch({self._tasks[each.vertex.digest] for each in outputs if each})
+            return [SCRATCH if each is None else self._tasks[each.vertex.digest].result() for each in outputs]
         finally:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _watch(self, target: asyncio.Task[Result]) -> Result:
+    async def _watch(self, targets: set[asyncio.Task[Result]]) -> None:
         """The first failure of any vertex is the build's, even while others run."""
         waiting = set(self._tasks.values())
-        while waiting:
+        while waiting and not all(target.done() for target in targets):
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if not task.cancelled() and isinstance(error := task.exception(), StepFailed):
                     raise error
-            if target.done():
-                break
-        return target.result()
 
     async def _vertex(self, vertex: Vertex) -> Result:
         inputs = [
@@ -145,8 +145,9 @@ class Solver:
         """From the cache, from an equal step under way, or by working."""
         bench = self._bench
         fresh = vertex.about.no_cache
+        self._job.keys[vertex.digest] = key
         while True:
-            if not fresh and (found := self._find(key)) is not None:
+            if not fresh and (found := await self._found(key)) is not None:
                 return found, True
             other = bench.running.get(key)
             if other is None:
@@ -180,6 +181,12 @@ class Solver:
         finally:
             if bench.running.get(key) is mine:
                 del bench.running[key]
+
+    async def _found(self, key: str) -> Result | None:
+        found = self._find(key)
+        if found is None and self._job.imported is not None:
+            found = await self._job.imported.find(key)
+        return found
 
     def _find(self, key: str) -> Result | None:
         """Leased first, looked at afterwards."""
