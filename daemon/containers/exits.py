@@ -63,7 +63,7 @@ async def clean_up(ctx: Context, container: Container) -> None:
 
 
 def _restarts(ctx: Context, container: Container, status: int) -> bool:
-    if container.stopped_by_user or container.removing or ctx.closing:
+    if container.restarts_off or container.removing or ctx.closing:
         return False
     return wanted_by_policy(container, status)
 

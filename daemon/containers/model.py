@@ -145,6 +145,8 @@ class Container:
     state: State = field(default_factory=State)
     restart_count: int = 0
     stopped_by_user: bool = False
+    restarts_off: bool = False
+    """Told to stop: no policy applies until a user starts it, or until another daemon looks after it."""
     health: Health | None = None
     network: dict[str, Any] = field(default_factory=dict)
     """NetworkSettings of the running sandbox as the network service filled it; empty when stopped."""

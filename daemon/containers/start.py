@@ -51,7 +51,7 @@ async def start(ctx: Context, ref: str, *, by_user: bool = True) -> None:
             raise NotModified("")
         if by_user:
             backoff.cancel(container)
-            container.stopped_by_user = False
+            container.stopped_by_user = container.restarts_off = False
             container.restart_count = 0
         await launch(ctx, container)
 

@@ -1,4 +1,9 @@
-"""`stop`, `kill`, `pause`, `unpause`."""
+"""`stop`, `kill`, `pause`, `unpause`.
+
+A signal by hand also concerns restarts, as moby's daemon/kill.go has it: whatever the signal, "unless-stopped"
+is held to have been stopped by its user; and the signal that stops it (any, for a container that names none)
+ends every policy until the next start by a user.
+"""
 
 from __future__ import annotations
 
@@ -60,11 +65,9 @@ async def _signal_for_stop(
 ) -> asyncio.Future[Any] | None:
     async with container.lock:
         container.stopped_by_user = container.stopped_by_user or by_user
+        container.restarts_off = container.restarts_off or by_user
         if container.state.restarting:
-            backoff.cancel(container)
-            container.state.status = "exited"
-            await ctx.registry.save(container)
-            wake(container.exit_waiters, container)
+            await _give_up_restart(ctx, container)
             return None
         if not container.state.alive:
             return None
@@ -75,15 +78,22 @@ async def _signal_for_stop(
         return exited
 
 
+async def _give_up_restart(ctx: Context, container: Container) -> None:
+    backoff.cancel(container)
+    container.state.status = "exited"
+    await ctx.registry.save(container)
+    wake(container.exit_waiters, container)
+
+
 async def _within(future: asyncio.Future[Any], seconds: float | None) -> bool:
     done, _ = await asyncio.wait([future], timeout=seconds)
     return bool(done)
 
 
-async def _send(ctx: Context, container: Container, number: int) -> None:
+async def _send(ctx: Context, container: Container, number: int, *, thaw: bool = True) -> None:
     try:
         await ctx.runtime.kill(container.id, number)
-        if container.state.paused:  # the signal is delivered once it is thawed
+        if thaw and container.state.paused:  # the signal is delivered once it is thawed
             await ctx.runtime.resume(container.id)
             await _thawed(ctx, container)
     except NotRunning:  # it went by itself; its exit is on the way
@@ -97,20 +107,30 @@ async def kill(ctx: Context, ref: str, signal: str | None) -> None:
     """Raises InvalidArgument (signal), NotFound, Conflict (not running); the API puts `cannot kill` in front."""
     container = ctx.registry.find(ref)
     number = signals.parse(signal) if signal else int(signals_module.SIGKILL)
-    if not container.state.alive:
-        raise Conflict(f"container {container.id} is not running")
     waiting: asyncio.Future[Any] | None = None
     async with container.lock:
-        if not container.state.alive:
+        if not container.state.running:
             raise Conflict(f"container {container.id} is not running")
-        if number == signals_module.SIGKILL or number == stop_signal(container):
-            container.stopped_by_user = True
+        stops = _stops(container, number)
+        container.stopped_by_user = True
+        container.restarts_off = container.restarts_off or stops
+        if container.state.restarting:  # no process: there is only the restart to be called off
+            if stops:
+                await _give_up_restart(ctx, container)
+            return
+        await ctx.registry.save(container)
         if number == signals_module.SIGKILL:
             waiting = asyncio.get_running_loop().create_future()
             container.exit_waiters.append(waiting)
-        await _send(ctx, container, number)
+        await _send(ctx, container, number, thaw=stops)
     if waiting and not await _within(waiting, GRACE_AFTER_KILL):
         raise Internal("it did not end")
+
+
+def _stops(container: Container, number: int) -> bool:
+    """Whether the signal is meant as a stop: SIGKILL, the configured one, any where none is configured."""
+    configured = container.config.get("StopSignal")
+    return not configured or number in (int(signals_module.SIGKILL), signals.parse(configured))
 
 
 async def pause(ctx: Context, ref: str) -> None:

@@ -83,6 +83,51 @@ def test_a_restarting_container_is_shown_so_and_can_be_stopped(host: Host) -> No
     assert (state(host, "c1")["Status"], state(host, "c1")["ExitCode"]) == ("exited", 3)
 
 
+LEAVES_ON_USR1 = 'trap "exit 3" USR1; while :; do sleep 0.02; done'
+
+
+@pytest.mark.parametrize(
+    ("flags", "restarts"),
+    [
+        (["--restart", "always"], False),  # no stop signal named: each signal is one
+        (["--restart", "on-failure"], False),
+        (["--restart", "always", "--stop-signal", "TERM"], True),
+        (["--restart", "on-failure", "--stop-signal", "TERM"], True),
+        (["--restart", "unless-stopped", "--stop-signal", "TERM"], False),
+        (["--restart", "always", "--stop-signal", "USR1"], False),
+    ],
+)
+def test_a_signal_by_hand_and_the_restarts_after_it(host: Host, flags: list[str], restarts: bool) -> None:
+    """As dockerd 28.5 was seen to do it with each of these."""
+    host.docker("run", "-d", "--name", "c1", *flags, "busybox", "sh", "-c", LEAVES_ON_USR1)
+    caught = f"/proc/{state(host, 'c1')['Pid']}/status"
+    until(lambda: "SigCgt:\t0000000000000000" not in Path(caught).read_text(), "the trap")
+    host.docker("kill", "-s", "USR1", "c1")
+    if restarts:
+        until(lambda: host.inspect("c1")["RestartCount"] == 1 and state(host, "c1")["Pid"] > 0, "its restart")
+        return
+    until(lambda: state(host, "c1")["Status"] == "exited", "its end")
+    time.sleep(0.3)
+    assert (state(host, "c1")["Status"], host.inspect("c1")["RestartCount"]) == ("exited", 0)
+
+
+def test_killing_what_restarts_calls_the_restart_off(host: Host) -> None:
+    host.docker("run", "-d", "--name", "c1", "--restart", "always", "busybox", "sh", "-c", "exit 3")
+    until(lambda: host.inspect("c1")["RestartCount"] >= 3 and state(host, "c1")["Restarting"], "restarting")
+    host.docker("kill", "c1")
+    assert (state(host, "c1")["Status"], state(host, "c1")["ExitCode"]) == ("exited", 3)
+    assert "is not running" in host.try_docker("kill", "c1").stderr.decode()
+
+
+def test_a_paused_container_is_thawed_by_what_stops_it_alone(host: Host) -> None:
+    host.docker("run", "-d", "--name", "c1", "--stop-signal", "TERM", "busybox", "sleep", "1000")
+    host.docker("pause", "c1")
+    host.docker("kill", "-s", "USR2", "c1")
+    assert state(host, "c1")["Status"] == "paused"
+    host.docker("kill", "-s", "TERM", "c1")
+    assert state(host, "c1")["Status"] != "paused"
+
+
 def test_on_failure_stops_after_its_count_and_not_at_success(host: Host) -> None:
     flags = ["-d", "--restart", "on-failure:2"]
     host.docker("run", *flags, "--name", "bad", "busybox", "sh", "-c", "exit 7")
@@ -129,9 +174,7 @@ def test_policies_across_a_killed_daemon_and_a_reboot(own_host: Host) -> None:
     host.kill()
     reboot(host)
     host.start()
-    until(
-        lambda: all(state(host, n)["Running"] for n in ("always", "unless", "forced", "failing")), "restarts"
-    )
+    until(lambda: all(state(host, n)["Pid"] for n in ("always", "unless", "forced", "failing")), "restarts")
     assert not state(host, "stopped")["Running"]
     dead = state(host, "no")
     assert (dead["Status"], dead["ExitCode"], dead["Pid"]) == ("exited", 255, 0)
