@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from daemon.build.cache import Cache
 from daemon.build.graph import Vertex
+from daemon.build.session.sessions import Sessions
 from daemon.build.steps import Progress
 from daemon.build.workshop import Workshop
 from daemon.images.model import chain_ids
@@ -63,6 +64,7 @@ class Bench:
     workshop: Workshop
     spool: Path
     cache_mounts: Path
+    sessions: Sessions
     running: dict[str, asyncio.Future[Result]] = field(default_factory=dict)
     """Steps under way by cache key: an equal one waits for it."""
     exits: dict[str, asyncio.Future[tuple[int, bool]]] = field(default_factory=dict)

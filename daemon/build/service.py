@@ -18,6 +18,7 @@ from storage.errors import Conflict
 if TYPE_CHECKING:
     from daemon.build.bench import Bench
     from daemon.build.request import BuildRequest
+    from daemon.build.session.sessions import Sessions
     from daemon.containers.context import Context
     from daemon.images.store import ImageStore
     from daemon.runtime.client import ExitEvent
@@ -78,14 +79,22 @@ class Builds:
         """What all builds share; made when first needed."""
         if self._bench is None:
             from daemon.build.bench import Bench
+            from daemon.build.session.sessions import Sessions
             from daemon.build.workshop import Workshop
 
-            root = self._ctx.config.data_root
+            config = self._ctx.config
+            root = config.data_root
             workshop = Workshop(self._store.content.root)
+            sessions = Sessions(workshop, root / "build" / "contexts", config.exec_root / "build")
             self._bench = Bench(
-                self._ctx, self._store, self.cache, workshop, root / "tmp", root / "build" / "cache"
+                self._ctx, self._store, self.cache, workshop, root / "tmp", root / "build" / "cache", sessions
             )
         return self._bench
+
+    @property
+    def sessions(self) -> Sessions:
+        """POST /session."""
+        return self.bench().sessions
 
     async def build(self, request: BuildRequest, body: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
         """POST /build: Docker's JSON messages. Closing the generator stops the build at once."""
