@@ -6,8 +6,10 @@ config.json, then unix:///run/pyd.sock.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,8 @@ from client.errors import ClientError, ConnectionFailed
 
 if TYPE_CHECKING:
     import ssl
+
+    from client.tls import TlsStream
 
 DEFAULT_HOST = "unix:///run/pyd.sock"
 
@@ -56,15 +60,35 @@ class Endpoint:
 
     def connect(self, timeout: float | None = None) -> socket.socket:
         """A connected stream socket, TLS already spoken; ConnectionFailed when nobody is there."""
-        try:
-            if self.scheme == "unix":
-                plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                plain.settimeout(timeout)
-                plain.connect(self.path)
-                return plain
-            plain = socket.create_connection((self.host, self.port), timeout)
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self._told():
+            plain = self._plain(timeout)
             return self.tls.context().wrap_socket(plain, server_hostname=self.host) if self.tls else plain
+
+    def duplex(self, timeout: float | None = None) -> socket.socket | TlsStream:
+        """The same for a connection whose sides end one by one: of a hijacked one, stdin ends first."""
+        with self._told():
+            plain = self._plain(timeout)
+            if self.tls is None:
+                return plain
+            from client.tls import TlsStream
+
+            return TlsStream(plain, self.tls.context(), self.host)
+
+    def _plain(self, timeout: float | None) -> socket.socket:
+        if self.scheme == "unix":
+            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            plain.settimeout(timeout)
+            plain.connect(self.path)
+            return plain
+        plain = socket.create_connection((self.host, self.port), timeout)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return plain
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says in docker's words why there is no connection."""
+        try:
+            yield
         except PermissionError as error:
             raise ConnectionFailed(
                 f"permission denied while trying to connect to the pyd daemon socket at {self.url}: {error.strerror}"

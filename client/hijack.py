@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import ssl
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,9 @@ from client.http import error_of
 
 if TYPE_CHECKING:
     from client.endpoint import Endpoint
+    from client.tls import TlsStream
+
+    Socket = socket.socket | TlsStream
 
 _BUFFER = 1 << 20
 
@@ -26,7 +28,7 @@ _BUFFER = 1 << 20
 class RawStream:
     """The taken-over socket. `framed` says whether output comes in frames."""
 
-    def __init__(self, sock: socket.socket, early: bytes, content_type: str) -> None:
+    def __init__(self, sock: Socket, early: bytes, content_type: str) -> None:
         self._sock = sock
         self._early = early
         self.framed = content_type != "application/vnd.docker.raw-stream"
@@ -48,10 +50,7 @@ class RawStream:
     def finish_input(self) -> None:
         """No more stdin: half-close, so that output still arrives."""
         with contextlib.suppress(OSError):
-            if isinstance(self._sock, ssl.SSLSocket):
-                self._sock.unwrap()
-            else:
-                self._sock.shutdown(socket.SHUT_WR)
+            self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -59,7 +58,7 @@ class RawStream:
         self._sock.close()
 
 
-def _read_head(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
+def _read_head(sock: Socket) -> tuple[int, dict[str, str], bytes]:
     received = b""
     while b"\r\n\r\n" not in received:
         data = sock.recv(1 << 16)
@@ -75,7 +74,7 @@ def _read_head(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
     return int(status_line.split()[1]), headers, early
 
 
-def _read_error_body(sock: socket.socket, headers: Mapping[str, str], early: bytes) -> bytes:
+def _read_error_body(sock: Socket, headers: Mapping[str, str], early: bytes) -> bytes:
     """The body of a refusal, by its length or to the end; chunk headers are cut off where there are any."""
     length = int(headers["content-length"]) if "content-length" in headers else None
     chunked = headers.get("transfer-encoding", "").lower() == "chunked"
@@ -96,7 +95,7 @@ def open_stream(endpoint: Endpoint, target: str, document: Any, headers: Mapping
              f"Content-Length: {len(body)}", *(f"{name}: {value}" for name, value in headers.items())]  # fmt: skip
     if body:
         lines.append("Content-Type: application/json")
-    sock = endpoint.connect(10.0)
+    sock = endpoint.duplex(10.0)
     sock.settimeout(None)
     sock.sendall("\r\n".join([*lines, "", ""]).encode() + body)
     status, answer, early = _read_head(sock)

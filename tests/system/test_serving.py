@@ -88,6 +88,26 @@ def test_tls_run_exec_and_attach_with_stdin(secure: Secure) -> None:
     assert secure.docker("rm", "-f", "tls").returncode == 0
 
 
+def test_pyd_over_tls_with_stdin(secure: Secure) -> None:
+    """The end of stdin is told and what is printed after it still comes, whatever the sizes."""
+
+    def pyd(*words: str, input: bytes) -> subprocess.CompletedProcess[bytes]:
+        return secure.host.run(
+            [sys.executable, "-m", "client.main", *secure.command(*words)[1:]], input=input
+        )
+
+    data = os.urandom(5_000_000)
+    for sent in (b"", b"x\n", data):
+        done = pyd("run", "-i", "--rm", "busybox", "cat", input=sent)
+        assert (done.returncode, done.stdout == sent) == (0, True), (len(sent), done.stderr)
+    late = pyd("run", "-i", "--rm", "busybox", "sh", "-c", "wc -c; sleep 0.3; echo late; exit 5", input=data)
+    assert (late.returncode, late.stdout) == (5, b"5000000\nlate\n")
+    secure.docker("run", "-d", "--name", "tls", "busybox", "sleep", "60")
+    done = pyd("exec", "-i", "tls", "sh", "-c", "head -c 3000000 /dev/zero; wc -c", input=data)
+    assert (done.returncode, len(done.stdout), done.stdout[-8:]) == (0, 3_000_008, b"5000000\n"), done.stderr
+    assert secure.docker("rm", "-f", "tls").returncode == 0
+
+
 def test_tls_terminal(secure: Secure) -> None:
     script = " ".join([*secure.command("run", "--rm", "-it", "busybox"), "sh -c 'tty; stty size; exit 4'"])
     done = secure.host.run(["script", "-qec", f"stty rows 33 cols 77; {script}", "/dev/null"])
