@@ -12,13 +12,14 @@ from typing import Any
 
 from api.versions import Version
 from daemon.containers.wire import CreateRequest, EndpointSettings, HostConfig, Mount
-from storage.errors import InvalidArgument
+from storage.errors import Internal, InvalidArgument
 
 OPTIONS_OF = {"VolumeOptions": "volume", "BindOptions": "bind", "TmpfsOptions": "tmpfs"}
 MAC_DEPRECATED = (
     "The container-wide MacAddress field is now deprecated. "
     "It should be specified in EndpointsConfig instead."
 )
+ENDPOINT_SYSCTLS = "com.docker.network.endpoint.sysctls"
 DRIVER_IGNORED = (
     "WARNING: the container-wide volume-driver configuration is ignored for volumes specified via 'mount'. "
     "Use '--mount type=volume,volume-driver=...' instead"
@@ -35,7 +36,8 @@ def adapt(request: CreateRequest, version: Version, *, cgroups_v2: bool) -> list
     for mount in host.get("Mounts") or []:
         _mount(mount, version)
     _networks(endpoints, version)
-    return [*_volume_driver(host, version), *_mac_address(request, host, endpoints, version)]
+    warnings = [*_volume_driver(host, version), *_mac_address(request, host, endpoints, version)]
+    return warnings + list(_sysctls(host, endpoints, version))
 
 
 def _endpoints(request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
@@ -87,11 +89,8 @@ def _mount(mount: Mount, version: Version) -> None:
     if version < (1, 42):
         bind.pop("CreateMountpoint", None)
     _options_of_type(mount, version)
-    if version < (1, 44) and kind == "bind":
-        if bind.get("ReadOnlyForceRecursive"):
-            raise InvalidArgument("BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer")
-        if mount.get("ReadOnly"):  # recursive read-only mounts came with 1.44
-            mount["BindOptions"] = {**bind, "ReadOnlyNonRecursive": True}
+    if version < (1, 44) and kind == "bind" and bind.get("ReadOnlyForceRecursive"):
+        raise InvalidArgument("BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer")
     if version < (1, 45) and (mount.get("VolumeOptions") or {}).get("Subpath"):
         raise InvalidArgument("VolumeOptions.Subpath needs API v1.45 or newer")
     if version < (1, 48) and kind == "image":
@@ -147,7 +146,12 @@ def _mac_address(
     if not address:
         return
     if joins:
-        settings = _endpoint_for(mode, endpoints, version)
+        try:
+            settings = _endpoint_for(mode, endpoints, version)
+        except InvalidArgument as error:
+            raise InvalidArgument(
+                f"unable to migrate container-wide MAC address to a specific network: {error}"
+            ) from None
         if settings.setdefault("MacAddress", address) != address:
             raise InvalidArgument(
                 "the container-wide MAC address must match the endpoint-specific MAC address for the main "
@@ -155,6 +159,40 @@ def _mac_address(
             )
     request["MacAddress"] = ""
     yield MAC_DEPRECATED
+
+
+def _sysctls(host: HostConfig, endpoints: dict[str, EndpointSettings], version: Version) -> Iterator[str]:
+    """Parameters of eth0 became the endpoint's with 1.46: the interface is not there when the others are set.
+
+    Raises Internal, as dockerd, from 1.48 on and for other interfaces, whose names were never to be relied on.
+    """
+    mode = host["NetworkMode"]
+    asked = host.get("Sysctls") or {}
+    found = [(name, name.split(".", 4)) for name in asked]
+    found = [(name, w) for name, w in found if len(w) == 5 and w[0] == "net" and w[3].startswith("eth")]
+    if not found or mode == "host" or mode.startswith("container:"):
+        return
+    if version >= (1, 48):
+        raise Internal(
+            f'interface specific sysctl setting "{found[0][0]}" must be supplied using driver option '
+            f"'{ENDPOINT_SYSCTLS}'"
+        )
+    try:
+        settings = _endpoint_for(mode, endpoints, version)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"unable to find a network for sysctl {found[0][0]}: {error}") from None
+    for name, words in found:
+        if words[3] != "eth0":
+            raise Internal(
+                f"unable to determine network endpoint for sysctl {name}, use driver option "
+                f"'{ENDPOINT_SYSCTLS}' to set per-interface sysctls"
+            )
+    moved = ",".join(f"net.{w[1]}.{w[2]}.IFNAME.{w[4]}={asked.pop(name)}" for name, w in found)
+    options = settings.get("DriverOpts") or {}
+    old = options.get(ENDPOINT_SYSCTLS)
+    settings["DriverOpts"] = {**options, ENDPOINT_SYSCTLS: moved if old is None else f"{moved},{old}"}
+    names = ",".join(name for name, _ in found)
+    yield f'Migrated sysctl "{names}" to DriverOpts{{"{ENDPOINT_SYSCTLS}":"{moved}"}}.'
 
 
 def _endpoint_for(mode: str, endpoints: dict[str, EndpointSettings], version: Version) -> EndpointSettings:
@@ -165,7 +203,6 @@ def _endpoint_for(mode: str, endpoints: dict[str, EndpointSettings], version: Ve
         return next(iter(endpoints.values()))
     if mode not in endpoints:
         raise InvalidArgument(
-            "unable to migrate container-wide MAC address to a specific network: "
             "HostConfig.NetworkMode must match the identity of a network in NetworkSettings.Networks"
         )
     return endpoints[mode]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from daemon.clock import now_ns, rfc3339
 from daemon.containers import show
+from daemon.containers.spec import cdi
 from daemon.containers.validate import LOG_DRIVERS
 from daemon.volumes.service import Volume, size_of
 from storage.records import Put
@@ -105,6 +106,7 @@ class System:
 
     async def info(self) -> dict[str, Any]:
         engine, config = self._engine, self._engine.config
+        devices, warnings = await asyncio.to_thread(cdi.discovered, config.cdi_spec_dirs)
         return {
             "ID": self.id,
             **self._counts(),
@@ -163,7 +165,8 @@ class System:
             "SecurityOptions": ["name=seccomp,profile=builtin"],
             "FirewallBackend": {"Driver": "nftables"},
             "CDISpecDirs": [str(path) for path in config.cdi_spec_dirs],
-            "Warnings": None,
+            "DiscoveredDevices": devices,
+            "Warnings": warnings or None,
         }
 
     def _counts(self) -> dict[str, int]:

@@ -53,6 +53,7 @@ async def info(call: Call) -> Response:
     """What the daemon is and has."""
     found = await call.engine.system.info()
     if call.version < (1, 50):
+        found.pop("DiscoveredDevices", None)
         found |= {"BridgeNfIptables": True, "BridgeNfIp6tables": True}
     if call.version < (1, 49):
         found.pop("FirewallBackend", None)

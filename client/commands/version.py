@@ -66,6 +66,11 @@ def client_lines(about: dict[str, Any]) -> list[str]:
     return ["Client:", *(f" {key}:".ljust(20) + value for key, value in pairs)]
 
 
+def _with_field(document: dict[str, Any]) -> dict[str, Any]:
+    """Go's field is APIVersion, its JSON key ApiVersion: a method is found by name and not shown."""
+    return {**document, "APIVersion": lambda: document["ApiVersion"]}
+
+
 def version(session: Session, parsed: Parsed) -> int:
     from client.http import NEWEST_API
 
@@ -85,8 +90,7 @@ def version(session: Session, parsed: Parsed) -> int:
     if template:
         from client.template_functions import NIL
 
-        named = {**about, "APIVersion": about["ApiVersion"]}
-        engine = {**server, "APIVersion": server["ApiVersion"]} if server else NIL
+        named, engine = _with_field(about), _with_field(server) if server else NIL
         try:
             say(template.render({"Client": named, "Server": engine}))
         except ClientError as error:

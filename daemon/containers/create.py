@@ -34,9 +34,17 @@ _NOT_CONFIG = ("HostConfig", "NetworkingConfig")
 
 
 async def create(
-    ctx: Context, name: str | None, request: CreateRequest, platform: str | None
+    ctx: Context,
+    name: str | None,
+    request: CreateRequest,
+    platform: str | None,
+    *,
+    recursive_read_only: bool = True,
 ) -> dict[str, Any]:
-    """Docker's `{"Id", "Warnings"}`. Raises InvalidArgument, NotFound (image), Conflict (name)."""
+    """Docker's `{"Id", "Warnings"}`. Raises InvalidArgument, NotFound (image), Conflict (name).
+
+    Without `recursive_read_only`, a read-only bind leaves what is mounted below its source writable.
+    """
     asked: HostConfig = request.get("HostConfig") or HostConfig()
     config = Config(**{k: v for k, v in request.items() if k not in _NOT_CONFIG})  # type: ignore[typeddict-item]
     image = _image(ctx, config)
@@ -70,7 +78,7 @@ async def create(
     if not container.config.get("Hostname") and not container.network_mode.startswith(("host", "container:")):
         container.config["Hostname"] = container.short_id
     ctx.runtime.expect()  # a start follows most creates
-    await _make(ctx, container)
+    await _make(ctx, container, recursive_read_only=recursive_read_only)
     return {"Id": container.id, "Warnings": warnings}
 
 
@@ -149,7 +157,7 @@ def _endpoints(ctx: Context, host: HostConfig, request: CreateRequest) -> dict[s
     return chosen
 
 
-async def _make(ctx: Context, container: Container) -> None:
+async def _make(ctx: Context, container: Container, *, recursive_read_only: bool) -> None:
     ctx.registry.reserve(container.name, container.id)
     prepared = False
     try:
@@ -157,6 +165,8 @@ async def _make(ctx: Context, container: Container) -> None:
         prepared = True
         (ctx.snapshots.layer_dir(container.id) / scaffold.MARK).touch(mode=0o755)
         container.mounts = await mounts.settle(container, ctx.registry, ctx.volumes)
+        if not recursive_read_only:
+            mounts.read_only_not_recursive(container.mounts)
         volumemounts.settle_images(ctx, container)
         ctx.config.container_dir(container.id).mkdir(mode=0o710, parents=True)
         await populate.volumes(ctx, container)

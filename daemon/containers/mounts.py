@@ -68,6 +68,7 @@ def parse_bind(spec: str, driver: str = "") -> MountPoint:
         )
     point = MountPoint("bind" if source.startswith("/") else "volume", "", _clean(destination), mode=mode)
     _apply_mode(point, mode, spec)
+    point.recursive_read_only = not point.writable
     if point.type == "bind":
         point.source = posixpath.normpath(source)
         point.propagation = point.propagation or "rprivate"
@@ -128,6 +129,7 @@ def parse_mount(mount: Mount) -> MountPoint:
         point.copy_up = not options.get("NoCopy")
         point.subpath = options.get("Subpath") or ""
         point.mode = "z"
+        point.recursive_read_only = not point.writable
     elif kind == "tmpfs":
         if source:
             raise refuse("field Source must not be specified")
@@ -182,6 +184,8 @@ def inherited(host: HostConfig, registry: Registry) -> list[MountPoint]:
             if point.type != "tmpfs":
                 copy = MountPoint(**{**vars(point), "copy_up": False, "anonymous": False})
                 copy.writable = point.writable and mode != "ro"
+                if copy.writable != point.writable:
+                    copy.recursive_read_only = True
                 points.append(copy)
     return points
 
@@ -216,6 +220,13 @@ async def settle(container: Container, registry: Registry, volumes: Volumes) -> 
                 raise type(error)(f"create {point.name}: {error}") from None
             point.name, point.source, point.driver = volume.name, volume.mountpoint, volume.driver
     return sorted(points.values(), key=lambda p: (p.destination.count("/"), p.destination))
+
+
+def read_only_not_recursive(points: list[MountPoint]) -> None:
+    """What read-only binds were before API 1.44 (moby DefaultReadOnlyNonRecursive)."""
+    for point in points:
+        if point.type == "bind":
+            point.recursive_read_only = False
 
 
 def ensure_bind_sources(points: list[MountPoint]) -> None:

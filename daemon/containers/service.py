@@ -35,6 +35,8 @@ from storage.errors import Conflict
 Json = dict[str, Any]
 Rows = list[Json]
 Filters = dict[str, list[str]]
+RECURSIVE_READ_ONLY = (1, 44)
+"""The API version since which read-only binds are so with all that is mounted below them."""
 
 
 class Containers:
@@ -47,7 +49,8 @@ class Containers:
     async def create(
         self, name: str | None, request: CreateRequest, platform: str | None, api_version: tuple[int, ...]
     ) -> Json:
-        return await create.create(self._ctx, name, request, platform)
+        recursive = api_version >= RECURSIVE_READ_ONLY
+        return await create.create(self._ctx, name, request, platform, recursive_read_only=recursive)
 
     async def start(self, ref: str, *, detach_keys: str | None = None) -> None:
         await start.start(self._ctx, ref)

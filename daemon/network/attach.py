@@ -9,6 +9,7 @@ from dataclasses import replace
 from ipaddress import AddressValueError, IPv4Address, ip_address
 
 from daemon.containers.wire import EndpointSettings
+from daemon.network import sysctls
 from daemon.network.kernel import Change, Interface
 from daemon.network.networks import Network
 from daemon.network.sandboxes import Endpoint, Sandbox
@@ -42,6 +43,7 @@ def check_endpoint(network: Network, settings: EndpointSettings) -> None:
         for local in ipam.get("LinkLocalIPs") or ()
         if not _is_address(local)
     ]
+    problems += sysctls.problems(settings)
     if len(problems) > 1:
         problems = [f"* {problem}" for problem in problems]
     if problems:

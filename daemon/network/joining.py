@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from daemon.containers.wire import EndpointSettings
-from daemon.network import attach
+from daemon.network import attach, sysctls
 from daemon.network.dns import Sockets
 from daemon.network.ipam import AddressSpace, mac_for
 from daemon.network.kernel import Interface, Kernel
@@ -122,7 +122,18 @@ class Joining:
                 await self.worker.run(self.kernel.attach, change)
             except OSError as error:
                 raise Internal(f"failed to join network {network.name}: {error.strerror}") from error
+        await self._apply_sysctls(after)
         return after
+
+    async def _apply_sysctls(self, sandbox: Sandbox) -> None:
+        endpoint, namespace = sandbox.endpoints[-1], sandbox.namespace
+        wanted = sysctls.asked(endpoint.settings)
+        if not wanted or namespace is None or endpoint.interface is None:
+            return
+        try:
+            await self.worker.run(sysctls.apply, namespace.fd, endpoint.interface.name, wanted)
+        except Internal as error:
+            raise Internal(f"failed to add interface {endpoint.interface.host} to sandbox: {error}") from None
 
     def _endpoint(
         self,

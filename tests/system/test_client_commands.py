@@ -45,6 +45,7 @@ def docker(host: str, *words: str, stdin: bytes = b"") -> tuple[int, bytes, byte
         ("images", "--format", "{{.Repository}}:{{.Tag}}"),
         ("inspect", "--type", "image", "busybox"),
         ("inspect", "nope"),
+        ("version", "-f", "{{json .Server}} {{.Server.APIVersion}}"),
         ("network", "ls"),
         ("volume", "ls"),
         ("rm", "nope"),

@@ -184,7 +184,84 @@ def test_a_bind_is_not_shared_where_the_host_does_not(engine: Engine, tmp_path: 
         subprocess.run(["umount", tmp_path], check=True)
 
 
+def test_read_only_binds_are_so_with_all_below_since_1_44(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "below"], check=True)
+    try:
+        command = ["sh", "-c", "touch /top/x; touch /top/below/x && echo written"]
+        for version, written in (("1.43", True), ("1.51", False)):
+            for host in (
+                {"Binds": [f"{tmp_path}:/top:ro"]},
+                mount(Type="bind", Source=str(tmp_path), Target="/top", ReadOnly=True),
+            ):
+                body = {"Image": "busybox", "Cmd": command, "HostConfig": host}
+                status, answer = engine.host.curl("POST", f"/v{version}/containers/create?name=fields", body)
+                assert status == 201, answer
+                result = engine.host.try_docker("start", "-a", "fields")
+                engine.host.docker("rm", "fields")
+                assert b"/top/x: Read-only" in result.stderr
+                assert (result.stdout == b"written\n") is written, (version, host, result)
+    finally:
+        subprocess.run(["umount", tmp_path / "below"], check=True)
+
+
 # -- networks
+
+
+SYSCTLS = "com.docker.network.endpoint.sysctls"
+
+
+def test_parameters_of_an_endpoints_interface(engine: Engine, host: Host) -> None:
+    shows = "cat /proc/sys/net/ipv4/conf/eth*/log_martians"
+    asked = {"bridge": {"DriverOpts": {SYSCTLS: "net.ipv4.conf.IFNAME.log_martians=1"}}}
+    assert engine.output(shows, NetworkingConfig={"EndpointsConfig": asked}) == "1\n"
+    engine.create("fields", f"{shows}; while sleep 0.1; do [ -e /sys/class/net/eth1 ] && exec {shows}; done")
+    host.docker("start", "fields")
+    host.docker("network", "create", "field-net")
+    host.docker(
+        "network", "connect", "--driver-opt", f"{SYSCTLS}=net.ipv4.conf.ifname.log_martians=1", "field-net",
+        "fields",
+    )  # fmt: skip
+    host.docker("wait", "fields")
+    assert host.docker("logs", "fields").split() == ["0", "0", "1"]
+    host.docker("rm", "fields")
+    host.docker("network", "rm", "field-net")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("net.ipv4.conf.IFNAME.nonesuch=1", "/proc/sys/net/ipv4/conf/eth0/nonesuch is not a sysctl file"),
+        (
+            "net.ipv4.conf.IFNAME.forwarding=abc",
+            "unable to write to '/proc/sys/net/ipv4/conf/eth0/forwarding': "
+            "write /proc/sys/net/ipv4/conf/eth0/forwarding: invalid argument",
+        ),
+        (
+            "net.ipv4.conf.IFNAME.forwarding",
+            "expected sysctl 'net.ipv4.conf.IFNAME.forwarding' to have format name=value",
+        ),
+    ],
+)
+def test_parameters_that_the_interface_lacks(engine: Engine, asked: str, said: str) -> None:
+    shown = engine.output(
+        "true", NetworkingConfig={"EndpointsConfig": {"bridge": {"DriverOpts": {SYSCTLS: asked}}}}
+    )
+    assert "failed to set up container networking: failed to add interface veth" in shown
+    assert said in shown
+
+
+def test_what_is_no_parameter_of_an_interface(host: Host) -> None:
+    body = {
+        "Image": "busybox",
+        "NetworkingConfig": {"EndpointsConfig": {"bridge": {"DriverOpts": {SYSCTLS: "kernel.shmmax=1"}}}},
+    }
+    status, answer = host.curl("POST", "/containers/create", body)
+    assert status == 400
+    assert answer["message"].startswith(
+        "invalid config for network bridge: invalid endpoint settings:\n"
+        "unrecognised network interface sysctl 'kernel.shmmax=1'"
+    )
 
 
 def test_a_disabled_network_leaves_the_loopback(engine: Engine) -> None:

@@ -454,6 +454,11 @@ def test_cdi_devices_are_injected(busybox_tar: Path, tmp_path: Path) -> None:
         )
         assert result.stdout.decode().split("\n")[:3] == ["3", "from the vendor", "1"]
         assert b"Read-only" in result.stderr
+        (tmp_path / "broken.json").write_text("{}")
+        info = host.curl("GET", "/info")[1]
+        assert info["DiscoveredDevices"] == [{"Source": "cdi", "ID": "vendor.com/class=name"}]
+        assert str(tmp_path / "broken.json") in info["Warnings"][0]
+        assert "DiscoveredDevices" not in host.curl("GET", "/v1.49/info")[1]
         unknown = host.try_docker("run", "--rm", "--device", "vendor.com/class=none", "busybox", "true")
         assert (
             b"CDI device injection failed: unresolvable CDI devices vendor.com/class=none" in unknown.stderr

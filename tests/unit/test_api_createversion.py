@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from api.createversion import DRIVER_IGNORED, MAC_DEPRECATED, adapt
-from storage.errors import InvalidArgument
+from storage.errors import Internal, InvalidArgument
 
 NOW = (1, 51)
 
@@ -91,10 +91,37 @@ def test_options_of_another_type_of_mount() -> None:
         host((1, 42), Mounts=[dict(mount)])
 
 
-def test_read_only_binds_of_old_versions_are_not_recursively_so() -> None:
-    mount = {"Type": "bind", "ReadOnly": True}
-    assert host((1, 43), Mounts=[dict(mount)])["Mounts"][0]["BindOptions"] == {"ReadOnlyNonRecursive": True}
-    assert host((1, 44), Mounts=[dict(mount)])["Mounts"] == [mount]
+ETH0 = "net.ipv4.conf.eth0.log_martians"
+OPTION = "com.docker.network.endpoint.sysctls"
+
+
+def test_parameters_of_eth0_become_the_endpoints_before_1_48() -> None:
+    request, warnings = adapted(
+        (1, 47),
+        HostConfig={"Sysctls": {ETH0: "1", "kernel.sem": "2"}, "NetworkMode": "n"},
+        NetworkingConfig={"EndpointsConfig": {"n": {"DriverOpts": {OPTION: "x"}}}},
+    )
+    assert request["HostConfig"]["Sysctls"] == {"kernel.sem": "2"}
+    moved = "net.ipv4.conf.IFNAME.log_martians=1"
+    options = request["NetworkingConfig"]["EndpointsConfig"]["n"]["DriverOpts"]
+    assert options == {OPTION: f"{moved},x"}
+    assert warnings == [f'Migrated sysctl "{ETH0}" to DriverOpts{{"{OPTION}":"{moved}"}}.']
+
+
+def test_parameters_of_interfaces_that_nobody_can_place() -> None:
+    with pytest.raises(Internal, match=f"\"{ETH0}\" must be supplied using driver option '{OPTION}'"):
+        host((1, 48), Sysctls={ETH0: "1"})
+    with pytest.raises(
+        Internal, match=r"unable to determine network endpoint for sysctl net\.ipv4\.conf\.eth1\.x"
+    ):
+        host((1, 47), Sysctls={"net.ipv4.conf.eth1.x": "1"})
+    assert host((1, 47), NetworkMode="host", Sysctls={ETH0: "1"})["Sysctls"] == {ETH0: "1"}
+    with pytest.raises(InvalidArgument, match="unable to find a network for sysctl"):
+        adapted(
+            (1, 47),
+            HostConfig={"Sysctls": {ETH0: "1"}, "NetworkMode": "n"},
+            NetworkingConfig={"EndpointsConfig": {"other": {}}},
+        )
 
 
 def test_several_networks_came_with_1_44_and_their_priority_with_1_48() -> None:
@@ -108,7 +135,7 @@ def test_several_networks_came_with_1_44_and_their_priority_with_1_48() -> None:
 
 
 def test_the_volume_driver_does_not_count_for_mounts() -> None:
-    mounts = [{"Type": "volume", "VolumeOptions": None}]
+    mounts: list[dict[str, Any]] = [{"Type": "volume", "VolumeOptions": None}]
     asked = {"VolumeDriver": "local", "Mounts": mounts}
     assert adapted(NOW, HostConfig=dict(asked))[1] == [DRIVER_IGNORED]
     assert adapted((1, 47), HostConfig=dict(asked))[1] == []

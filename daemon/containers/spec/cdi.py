@@ -74,21 +74,27 @@ class Device:
 # -- reading
 
 
-def catalogue(directories: Sequence[Path]) -> dict[str, Device]:
-    """All devices by qualified name. Blocking; costs a listing where there are no spec files."""
+def discovered(directories: Sequence[Path]) -> tuple[list[dict[str, str]], list[str]]:
+    """Docker's `DiscoveredDevices`, and warnings about files that are left out. Blocking."""
+    problems: list[str] = []
+    names = sorted(catalogue(directories, problems))
+    return [{"Source": "cdi", "ID": name} for name in names], problems
+
+
+def catalogue(directories: Sequence[Path], problems: list[str] | None = None) -> dict[str, Device]:
+    """All devices by qualified name. Blocking; costs a listing where there are no spec files.
+
+    What is wrong with files is logged, or added to `problems`.
+    """
     found: dict[str, Device] = {}
     for directory in directories:
         here: dict[str, Device] = {}
         clashing: set[str] = set()
         for path in _spec_files(directory):
-            for device in _devices(path):
+            for device in _devices(path, problems):
                 if device.name in here:
-                    log.warning(
-                        'conflicting device "%s" (specs "%s", "%s")',
-                        device.name,
-                        here[device.name].path,
-                        path,
-                    )
+                    other = here[device.name].path
+                    _tell(problems, path, f'conflicting device "{device.name}" (specs "{other}", "{path}")')
                     clashing.add(device.name)
                 here[device.name] = device
         found |= here
@@ -104,12 +110,19 @@ def _spec_files(directory: Path) -> list[Path]:
         return []
 
 
-def _devices(path: Path) -> list[Device]:
+def _devices(path: Path, problems: list[str] | None) -> list[Device]:
     try:
         return parse(_load(path), path)
     except (BadSpec, OSError, ValueError) as error:
-        log.warning('failed to load CDI Spec "%s": %s', path, error)
+        _tell(problems, path, f'failed to load CDI Spec "{path}": {error}')
         return []
+
+
+def _tell(problems: list[str] | None, path: Path, problem: str) -> None:
+    if problems is None:
+        log.warning("%s", problem)
+    else:
+        problems.append(f"CDI: Error associated with spec file {path}: {problem}")
 
 
 def _load(path: Path) -> Any:
