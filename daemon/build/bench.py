@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daemon.build.cache import Cache
-from daemon.build.graph import Vertex
-from daemon.build.session.sessions import Sessions
-from daemon.build.steps import Progress
+from daemon.build.graph import About, Source, Vertex
+from daemon.build.session.sessions import Session, Sessions
+from daemon.build.steps import CANCELED, Feed, Progress
 from daemon.build.workshop import Workshop
 from daemon.images.model import chain_ids
 from storage.gc import Lease
 
 if TYPE_CHECKING:
     from daemon.containers.context import Context
+    from daemon.images.model import AuthConfig
     from daemon.images.store import ImageStore
 
 BUILD_KEY = "build-"
@@ -46,11 +49,31 @@ class Result:
 SCRATCH = Result()
 
 
-class Imported(Protocol):
-    """Caches that this build was told to import."""
+class ImageSource(Protocol):
+    """The build's way to images (images.py)."""
 
-    async def find(self, key: str) -> Result | None:
-        """The result of that key, its layers unpacked and leased to the build."""
+    async def layers(self, identifier: str, platform: str, mode: str) -> tuple[str, ...]:
+        """Diff IDs of docker-image://..., leased to the build. `mode`: image.resolvemode."""
+        ...
+
+
+Memo = tuple[str, tuple[str, ...], bool, tuple[str, ...]]
+"""What a step reads of a tree: (chain ID, paths, wildcard, excludes)."""
+
+
+class Imported(Protocol):
+    """Caches that this build was told to import. What they claim serves this build alone."""
+
+    def find(self, key: str) -> Result | None:
+        """The result that a cache has for the key; its layers need not be on this machine."""
+        ...
+
+    def read(self, memo: Memo) -> str | None:
+        """The content digest that a cache has for what is read of a tree."""
+        ...
+
+    async def bring(self, result: Result) -> bool:
+        """Leases a result's layers to the build, and gets those that are missing. False: they can't be had."""
         ...
 
 
@@ -65,7 +88,7 @@ class Bench:
     spool: Path
     cache_mounts: Path
     sessions: Sessions
-    running: dict[str, asyncio.Future[Result]] = field(default_factory=dict)
+    running: dict[str, asyncio.Future[tuple[Result, ...]]] = field(default_factory=dict)
     """Steps under way by cache key: an equal one waits for it."""
     exits: dict[str, asyncio.Future[tuple[int, bool]]] = field(default_factory=dict)
     """RUN processes by container ID: (status, killed for memory)."""
@@ -120,16 +143,54 @@ class Job:
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     contexts: dict[str, Path] = field(default_factory=dict)
     """local://NAME to a directory."""
-    images: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """docker-image:// identifiers to diff IDs, resolved and leased."""
+    images: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """(docker-image:// identifier, platform) to diff IDs, resolved and leased."""
+    resolved: dict[str, str] = field(default_factory=dict)
+    """What sources were: `docker-image://NAME`, a repository's or a file's URL, to manifest, commit or checksum."""
+    entitlements: frozenset[str] = frozenset()
+    """`network.host`, `security.insecure`: what steps may have because the user said --allow."""
+    resolver: ImageSource | None = None
+    """Where images come from that nobody resolved before the graph was solved."""
     progress: dict[str, Progress] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     """Digests of vertices to the keys that the cache knows their results by; the solver notes them."""
+    results: dict[str, Result] = field(default_factory=dict)
+    """Digests of vertices to what they gave; the solver notes them."""
+    reads: dict[Memo, str] = field(default_factory=dict)
+    """Content digests that keys were made of; the solver notes them."""
+    times: dict[str, int] = field(default_factory=dict)
+    """Chain IDs of imported layers to when they were made, in nanoseconds."""
     imported: Imported | None = None
     """Results of other machines' caches, asked after our own."""
+    credentials: Callable[[str], AuthConfig | None] | None = None
+    """By a registry's host, where they came with the request and no session can be asked."""
+    sessions: tuple[Session, ...] = ()
+    """The client's own; none at the classic door."""
+    started: int = field(default_factory=time.time_ns)
+    stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    """What is given back when the build ends."""
+    feed: Feed = field(default_factory=Feed)
 
     def of(self, vertex: Vertex) -> Progress:
         found = self.progress.get(vertex.digest)
         if found is None:
-            found = self.progress[vertex.digest] = Progress(vertex)
+            found = self.progress[vertex.digest] = Progress(vertex, notify=self.feed.note)
         return found
+
+    @contextlib.asynccontextmanager
+    async def step(self, name: str) -> AsyncIterator[Progress]:
+        """Shows what is no operation of the graph ("exporting to image") as a vertex of its own.
+
+        It starts now and ends with the block; what the block raises is its error.
+        """
+        progress = self.of(Vertex(Source(f"internal://{secrets.token_hex(16)}"), about=About(name=name)))
+        progress.start()
+        try:
+            yield progress
+        except asyncio.CancelledError:
+            progress.finish("failed", CANCELED)
+            raise
+        except Exception as error:
+            progress.finish("failed", str(error))
+            raise
+        progress.finish("done")

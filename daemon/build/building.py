@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from daemon.build import imageconfig
+from daemon.build import gitrefs, imageconfig
 from daemon.build.bench import Bench, Job, Limits, Result
 from daemon.build.dockerfile.ignore import lines
 from daemon.build.dockerfile.parser import Dockerfile, parse
 from daemon.build.dockerfile.source import MAX_SIZE, DockerfileError
-from daemon.build.frontend import Built, Frontend, Request, ResolvedImage, is_git_url
+from daemon.build.epoch import moment
+from daemon.build.frontend import Built, Frontend, Request, ResolvedImage
 from daemon.build.request import BuildRequest
 from daemon.build.solve import Solver
 from daemon.build.variables import PlatformName
@@ -77,13 +78,11 @@ class Building:
         if not remote:
             await workshop.context(body, directory)
             return directory
-        if is_git_url(remote) or remote.startswith("github.com/"):
-            url = f"https://{remote}" if remote.startswith("github.com/") else remote
-            await workshop.call("clone", url=url, directory=str(directory), keep_git=False, checksum="")
-            below = url.partition("#")[2].partition(":")[2].strip("/")
-            if ".." in below.split("/"):
-                raise InvalidArgument(f"the directory {below} leaves the repository")
-            return directory / below if below else directory
+        if (git := gitrefs.parse(remote, context=True)) is not None:
+            await workshop.call(
+                "clone", url=git.url, directory=str(directory), keep_git=bool(git.keep), checksum=git.checksum
+            )
+            return directory / git.directory if git.directory else directory
         if not remote.startswith(("http://", "https://")):
             raise InvalidArgument(
                 f"unable to prepare context: {remote} is no URL that contexts are taken from"
@@ -117,7 +116,7 @@ class Building:
             labels=request.labels,
             platform=PlatformName(asked.os, asked.architecture, asked.variant),
             build_platform=build,
-            contexts=request.contexts,
+            asked=bool(request.platform),
             no_cache=request.no_cache,
             no_cache_stages=request.no_cache_stages,
             network=_network(request.network),
@@ -129,7 +128,7 @@ class Building:
         image = await self._find(name, platform or self._request.platform)
         self.job.lease.add(Blob(image.id), *(Layer(chain) for chain in image.chain_ids))
         identifier = f"docker-image://{name}@{image.id}"
-        self.job.images[identifier] = image.diff_ids
+        self.job.images[identifier, ""] = image.diff_ids
         return ResolvedImage(identifier, image.config)
 
     async def _find(self, name: str, platform: str) -> Image:
@@ -173,20 +172,14 @@ class Building:
     async def export(self, built: Built, result: Result) -> Image:
         """The image, named; the times are those at which its layers were made."""
         times_of = {entry.chain: entry.created for entry in self._bench.cache.entries.values()}
-        document = finished(built.document, result, times_of, self._epoch())
+        document = finished(
+            built.document, result, times_of, moment(self._request.arguments.get("SOURCE_DATE_EPOCH"))
+        )
         image = await self._bench.store.add_image(encode(document), self.names, tagged=True)
         self._ctx.events.publish("image", "create", image.id, {"name": image.id})
         for name in self.names:
             self._ctx.events.publish("image", "tag", image.id, {"name": name.familiar})
         return image
-
-    def _epoch(self) -> int | None:
-        text = self._request.arguments.get("SOURCE_DATE_EPOCH")
-        if not text:
-            return None
-        if not text.isdigit() or len(text) > 12:
-            raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}")
-        return int(text) * 10**9
 
 
 def _runs_on(image: Image, platform: str) -> bool:

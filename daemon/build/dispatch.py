@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from daemon.build import imageconfig, places
+from daemon.build import gitrefs, imageconfig, naming, places
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.lexer import Heredoc, heredoc_head
 from daemon.build.dockerfile.mounts import Mount
@@ -22,6 +22,7 @@ from daemon.build.graph import (
     Exec,
     ExecMount,
     File,
+    Merge,
     Mkdir,
     Mkfile,
     Operation,
@@ -32,10 +33,14 @@ from daemon.build.graph import Source as SourceOp
 from daemon.build.variables import PREDEFINED, PROXIES
 
 CONTEXT = "local://context"
+LOAD_CONTEXT = "[internal] load build context"
+NOT_IN_PROCESSES = frozenset(("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"))
+"""Build arguments that are for the builder alone."""
 MAX_ENVIRONMENT = 4 << 20
 """Characters of a stage's variables together; the kernel takes 2 MiB of arguments and environment."""
 _PORT = re.compile(r"(\d+)(?:-(\d+))?(?:/([A-Za-z]+))?")
-_GIT_URL = re.compile(r"(?:git://|git@|ssh://git@).+|https?://[^#]+\.git(?:#.*)?")
+_MODE = re.compile(r"0?[0-7]{1,4}|[ugoa]*[+=-][rwxXstugo]*(,[ugoa]*[+=-][rwxXstugo]*)*")
+_CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}|sha384:[0-9a-f]{96}")
 _SIGNAL = re.compile(r"\d{1,2}|(?:SIG)?[A-Z]+[A-Z0-9]*(?:[+-]\d{1,2})?", re.IGNORECASE)
 
 
@@ -46,6 +51,8 @@ class StageState:
     output: Output | None
     document: dict[str, Any]
     triggers: tuple[str, ...] = ()
+    platform: str = ""
+    """What its processes run on; empty: this machine."""
     image_env: dict[str, str] = field(init=False)
     """ENV's, the image's."""
     env: dict[str, str] = field(default_factory=dict)
@@ -74,7 +81,24 @@ class StageState:
         """FROM this stage: its files and configuration, its variables only where they are ENV's."""
         document = copy.deepcopy(self.sealed())
         triggers = tuple(document["config"].pop("OnBuild", None) or ())
-        return StageState(self.output, document, triggers)
+        return StageState(self.output, document, triggers, self.platform)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a build asks for all its processes."""
+
+    hostname: str = ""
+    hosts: tuple[str, ...] = ()
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    cgroup_parent: str = ""
+    shm_size: int = 0
+    cache_namespace: str = ""
+
+
+def local_context() -> Output:
+    """The context that the classic door unpacked."""
+    return Output(Vertex(SourceOp(CONTEXT), (), About(LOAD_CONTEXT)))
 
 
 @dataclass(frozen=True)
@@ -90,20 +114,31 @@ class Surroundings:
     network: str
     no_cache: bool
     stage: str
-    origin: Callable[[str, ins.Base], Awaitable[Output | None]]
+    naming: naming.Naming
+    context: Output | None
+    """The build's own context."""
+    paths: set[str]
+    """What of it is used; instructions add to it."""
+    origin: Callable[[str, ins.Base, Sequence[str]], Awaitable[Output | None]]
+    """(--from's name, its instruction, the paths that it reads) to a tree."""
+    options: RunOptions = RunOptions()
+    epoch: int | None = None
+    """SOURCE_DATE_EPOCH in nanoseconds."""
 
 
 class Dispatch:
     def __init__(self, state: StageState, around: Surroundings) -> None:
         self._state, self._around = state, around
+        self._triggered = False
         for name in PROXIES + PREDEFINED:
             value = around.arguments.get(name)
             if value is not None:
                 around.used.add(name)
-        self._proxies = {n: v for n in PROXIES if (v := around.arguments.get(n)) is not None}
+        self._proxies = tuple(f"{n}={v}" for n in PROXIES if (v := _folded(around.arguments, n)) is not None)
 
-    async def run(self, command: ins.Command) -> None:
-        """DockerfileError with the instruction's place."""
+    async def run(self, command: ins.Command, *, triggered: bool = False) -> None:
+        """DockerfileError with the instruction's place. `triggered`: it is an ONBUILD of the base."""
+        self._triggered = triggered
         try:
             await self._run(command)
         except DockerfileError as error:
@@ -134,10 +169,20 @@ class Dispatch:
         imageconfig.add_history(self._state.document, text, layer=layer, files=files)
 
     def _push(
-        self, operation: Operation, inputs: tuple[Output | None, ...], command: ins.Base, name: str
-    ) -> Vertex:
-        about = About(name, command.span, self._around.stage, self._around.no_cache)
-        return Vertex(operation, inputs, about)
+        self,
+        operation: Operation,
+        inputs: tuple[Output | None, ...],
+        command: ins.Base,
+        name: str,
+        group: str = "",
+    ) -> Output:
+        about = About(name, command.span, self._around.stage, self._around.no_cache, group)
+        return Output(Vertex(operation, inputs, about))
+
+    def _name(self, command: ins.Command) -> str:
+        """What the step that an instruction makes is called."""
+        text = naming.shown(command, self._around.lexer, self._state.env)
+        return self._around.naming.following(text, trigger=self._triggered)
 
     def _set(self, name: str, value: str) -> None:
         old = self._state.env.get(name)
@@ -282,61 +327,89 @@ class Dispatch:
         config["WorkingDir"] = path
         layer = path != "/"
         if layer:
-            action = Mkdir(path, 0o755, True, config.get("User") or "")
-            name = f"WORKDIR {path}"
-            self._state.output = Output(self._push(File((action,)), (self._state.output,), command, name))
+            time = -1 if self._around.epoch is None else self._around.epoch
+            action = Mkdir(path, 0o755, True, config.get("User") or "", time)
+            name = self._name(command)
+            self._state.output = self._push(File((action,)), (self._state.output,), command, name)
         self._history(f"WORKDIR {path}", layer=layer)
 
     async def _copy(self, command: ins.Copy | ins.Add) -> None:
         target = places.target(self._state.config.get("WorkingDir") or "/", self._word(command.target))
         sources = [self._word(text) for text in command.sources]
-        owner, mode = self._word(command.chown), self._word(command.chmod)
-        if mode and not re.fullmatch(
-            r"0?[0-7]{1,4}|[ugoa]*[+=-][rwxXstugo]*(,[ugoa]*[+=-][rwxXstugo]*)*", mode
-        ):
+        self._check_copy(command, sources, target)
+        name = self._name(command)
+        # --link without --chmod is a layer on its own, put over the stage afterwards (as BuildKit has it)
+        link = command.link and not command.chmod
+        inputs: list[Output | None] = [None if link else self._state.output]
+        operation = File(tuple(await self._copies(command, sources, target, inputs, name)))
+        if not link:
+            self._state.output = self._push(operation, tuple(inputs), command, name)
+        else:
+            verb = f"LINK {naming.shown(command, self._around.lexer, self._state.env)}"
+            shown = self._around.naming.same(verb, trigger=self._triggered)
+            made = self._push(operation, tuple(inputs), command, name, group=name)
+            if self._state.output is not None:
+                made = self._push(Merge(), (self._state.output, made), command, shown, group=name)
+            self._state.output = made
+        shown = self._shown(command, sources)
+        self._history(f"{command.name.upper()} {shown}", layer=True, files=True)
+
+    def _check_copy(self, command: ins.Copy | ins.Add, sources: list[str], target: str) -> None:
+        mode = self._word(command.chmod)
+        if mode and not _MODE.fullmatch(mode):
             raise DockerfileError(
                 f"invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777"
             )
-        excludes = tuple(self._word(text) for text in command.excludes)
-        common = {"target": target, "owner": owner, "mode": mode, "excludes": excludes}
         if len(sources) + len(command.heredocs) > 1 and not target.endswith("/"):
             raise DockerfileError(
                 f"When using {command.name.upper()} with more than one source file, "
                 "the destination must be a directory and end with a /"
             )
-        single = len(sources) + len(command.heredocs) == 1
+        if isinstance(command, ins.Add) and command.checksum:
+            if len(sources) != 1:
+                raise DockerfileError("checksum can't be specified for multiple sources")
+            if not _is_remote(sources[0]):
+                raise DockerfileError("checksum requires HTTP(S) or Git sources")
+        if isinstance(command, ins.Copy):
+            for source in filter(_is_remote, sources):
+                kind = "git ref" if gitrefs.parse(source) else "URL"
+                raise DockerfileError(f"source can't be a {kind} for COPY")
+
+    async def _copies(
+        self,
+        command: ins.Copy | ins.Add,
+        sources: list[str],
+        target: str,
+        inputs: list[Output | None],
+        name: str,
+    ) -> list[Action]:
+        """The copies of all sources, in their order; adds to `inputs`."""
+        excludes = tuple(self._word(text) for text in command.excludes)
+        owner, mode = self._word(command.chown), self._word(command.chmod)
+        common = {"target": target, "owner": owner, "mode": mode, "excludes": excludes}
         actions: list[Action] = []
-        inputs: list[Output | None] = [self._state.output]
-        plain: list[str] = []
+        context = -1
         for source in sources:
-            if isinstance(command, ins.Add) and (remote := self._remote(command, source)):
-                inputs.append(Output(remote))
-                git = remote.operation.identifier.startswith("git://")  # type: ignore[union-attr]
-                actions.append(CopyFiles(len(inputs) - 1, ("/",) if git else ("/*",), wildcard=not git, single=single,
+            if isinstance(command, ins.Add) and _is_remote(source):
+                inputs.append(Output(self._remote(command, source, name)))
+                git = gitrefs.parse(source) is not None
+                actions.append(CopyFiles(len(inputs) - 1, ("/",) if git else ("/*",), wildcard=not git,
                                          unpack=bool(command.unpack) and not git, **common))  # type: ignore[arg-type]  # fmt: skip
-            else:
-                plain.append(places.source(source))
-        if plain:
-            inputs.append(await self._from(command))
+                continue
+            if context < 0:
+                inputs.append(await self._from(command, sources))
+                context = len(inputs) - 1
             unpack = isinstance(command, ins.Add) and command.unpack is not False
             parents = isinstance(command, ins.Copy) and command.parents
-            actions += [
-                CopyFiles(len(inputs) - 1, (source,), unpack=unpack, parents=parents, single=single, **common)  # type: ignore[arg-type]
-                for source in plain
-            ]
+            copied = CopyFiles(context, (places.source(source),), unpack=unpack, parents=parents, **common)  # type: ignore[arg-type]
+            actions.append(copied)
         if command.heredocs:
-            inputs.append(Output(self._inline(command)))
+            inputs.append(self._inline(command))
             actions += [
-                CopyFiles(len(inputs) - 1, (f"/{h.name}",), wildcard=False, single=single, **common)  # type: ignore[arg-type]
+                CopyFiles(len(inputs) - 1, (f"/{h.name}",), wildcard=False, **common)  # type: ignore[arg-type]
                 for h in command.heredocs
             ]
-        text = command.original.split(None, 1)[1] if " " in command.original else ""
-        verb = command.name.upper()
-        name = f"{verb} {text}"
-        operation = File(tuple(actions), link=command.link)
-        self._state.output = Output(self._push(operation, tuple(inputs), command, name))
-        shown = self._shown(command, sources)
-        self._history(f"{verb} {shown}", layer=True, files=True)
+        return actions
 
     def _shown(self, command: ins.Copy | ins.Add, sources: list[str]) -> str:
         """As written, variables expanded (instructions' String after Expand)."""
@@ -348,33 +421,28 @@ class Dispatch:
         heads = [f"<<{'-' if h.chomp else ''}{h.name}" for h in command.heredocs]
         return " ".join([*flags, *sources, *heads, self._word(command.target)])
 
-    async def _from(self, command: ins.Copy | ins.Add) -> Output | None:
+    async def _from(self, command: ins.Copy | ins.Add, sources: list[str]) -> Output | None:
+        read = [places.joined("/", source) for source in sources if not _is_remote(source)]
         if isinstance(command, ins.Copy) and command.origin:
-            return await self._around.origin(command.origin, command)
-        return Output(Vertex(SourceOp(CONTEXT), (), About("[internal] load build context", command.span)))
+            return await self._around.origin(command.origin, command, read)
+        self._around.paths.update(read)
+        return self._around.context
 
-    def _remote(self, command: ins.Add, source: str) -> Vertex | None:
+    def _remote(self, command: ins.Add, source: str, name: str) -> Vertex:
         """ADD's URLs: a git repository, or one file."""
-        if _GIT_URL.fullmatch(source):
-            attributes = (
-                ("keep-git-dir", str(command.keep_git_dir).lower()),
-                ("checksum", self._word(command.checksum)),
-            )
-            about = About(f"ADD {source}", command.span, self._around.stage)
-            return Vertex(SourceOp(f"git://{source}", attributes), (), about)
-        if not source.startswith(("http://", "https://")):
-            if command.checksum and not source.startswith(("http://", "https://")):
-                raise DockerfileError("checksum requires HTTP(S) or Git sources")
-            return None
         checksum = self._word(command.checksum)
-        if checksum and not re.fullmatch(
-            r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}|sha384:[0-9a-f]{96}", checksum
-        ):
+        about = About(name, command.span, self._around.stage)
+        if (git := gitrefs.parse(source)) is not None:
+            if checksum and git.checksum and checksum != git.checksum:
+                raise DockerfileError(f'checksum mismatch "{checksum}" != "{git.checksum}"')
+            keep = command.keep_git_dir if git.keep is None else git.keep
+            git = replace(git, checksum=checksum or git.checksum, keep=keep)
+            return Vertex(SourceOp(git.identifier, git.attributes), (), about)
+        if checksum and not _CHECKSUM.fullmatch(checksum):
             raise DockerfileError(f"invalid checksum {checksum!r}: unsupported digest algorithm or length")
-        about = About(f"ADD {source}", command.span, self._around.stage)
-        return Vertex(SourceOp(source, (("checksum", checksum),)), (), about)
+        return Vertex(SourceOp(source, (("http.checksum", checksum),) if checksum else ()), (), about)
 
-    def _inline(self, command: ins.Copy | ins.Add) -> Vertex:
+    def _inline(self, command: ins.Copy | ins.Add) -> Output:
         """Heredocs as files in a tree of their own."""
         actions = []
         for head in command.heredocs:
@@ -406,20 +474,26 @@ class Dispatch:
             raise DockerfileError("RUN requires at least one argument")
         for mount in command.mounts:
             mounts.append(await self._mount(mount, command, inputs))
-        env = [f"{name}={value}" for name, value in state.env.items()]
-        network = command.network if command.network != "default" else self._around.network
+        hidden = NOT_IN_PROCESSES - state.image_env.keys()
+        env = [f"{name}={value}" for name, value in state.env.items() if name not in hidden]
+        options = self._around.options
         operation = Exec(
             args=tuple(args),
             env=tuple(env),
             cwd=state.config.get("WorkingDir") or "/",
             user=state.config.get("User") or "",
             mounts=tuple(mounts),
-            network=network,
+            network=command.network if command.network != "default" else self._around.network,
             security=command.security,
+            platform=state.platform,
+            hostname=options.hostname,
+            hosts=options.hosts,
+            ulimits=options.ulimits,
+            cgroup_parent=options.cgroup_parent,
+            shm_size=options.shm_size,
+            proxy=self._proxies,
         )
-        flags = re.match(r"(?:--\S+\s+)*", command.original.partition(" ")[2])
-        name = f"RUN {command.original.partition(' ')[2]}" if flags else command.original
-        state.output = Output(self._push(operation, tuple(inputs), command, name))
+        state.output = self._push(operation, tuple(inputs), command, self._name(command))
         declared = [f"{name}={state.env.get(name, value)}" for name, value in state.arguments.items()]
         counted = [f"|{len(declared)}", *declared] if declared else []
         self._history("RUN " + " ".join([*counted, *args]), layer=True, files=True)
@@ -435,7 +509,7 @@ class Dispatch:
         if not document.text.startswith("#!"):
             return document.text
         made = File((Mkfile(f"/{head.name}", document.text, 0o755),))
-        inputs.append(Output(self._push(made, (None,), command, "[internal] preparing inline document")))
+        inputs.append(self._push(made, (None,), command, "[internal] preparing inline document"))
         mounts.append(ExecMount("bind", "/dev/pipes", input=len(inputs) - 1, readonly=True))
         return f"/dev/pipes/{head.name}"
 
@@ -452,14 +526,27 @@ class Dispatch:
         if mount.kind in ("secret", "ssh"):
             return places.secret(made, ident, source, target)
         if mount.kind == "cache":
-            made = replace(made, id=ident or target)
+            space = self._around.options.cache_namespace
+            made = replace(made, id=f"{space}/{ident or target}" if space else ident or target)
             if not mount.origin:
                 return made
         elif mount.kind == "tmpfs":
             return made
+        read = [places.joined("/", source or "/")]
         if mount.origin:
-            tree = await self._around.origin(self._word(mount.origin), command)
+            tree = await self._around.origin(self._word(mount.origin), command, read)
         else:
-            tree = Output(Vertex(SourceOp(CONTEXT), (), About("[internal] load build context", command.span)))
+            self._around.paths.update(read)
+            tree = self._around.context
         inputs.append(tree)
         return replace(made, input=len(inputs) - 1, source=places.joined("/", source or "/"))
+
+
+def _folded(arguments: Mapping[str, str | None], name: str) -> str | None:
+    """A proxy's value, in whichever case it was given: processes get both."""
+    found = arguments.get(name)
+    return found if found is not None else arguments.get(name.swapcase())
+
+
+def _is_remote(source: str) -> bool:
+    return source.startswith(("http://", "https://")) or gitrefs.parse(source) is not None

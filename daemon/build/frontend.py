@@ -9,24 +9,25 @@ Only the second step's stages ask the resolver for images. Source: BuildKit fron
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from daemon.build import imageconfig
-from daemon.build.dispatch import Dispatch, StageState, Surroundings
+from daemon.build import imageconfig, naming
+from daemon.build.dispatch import Dispatch, RunOptions, StageState, Surroundings, local_context
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.parser import Dockerfile
 from daemon.build.dockerfile.source import DockerfileError, nearest
 from daemon.build.dockerfile.words import Lexer
+from daemon.build.epoch import moment
 from daemon.build.graph import About, Output, Source, Vertex
 from daemon.build.variables import PlatformName, platform_arguments
-from storage.errors import InvalidArgument
+from daemon.images import platforms
+from storage.errors import InvalidArgument, NotFound
 
 SCRATCH = "scratch"
+RESERVED = (SCRATCH, "context")
 LINUX = PlatformName("linux", "amd64")
-_GIT_URL = re.compile(r"(?:git://|git@|ssh://git@).+|https?://[^#]+\.git(?:#.*)?")
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,29 @@ class ResolvedImage:
 
 class Resolver(Protocol):
     async def image(self, reference: str, platform: str) -> ResolvedImage:
-        """Raises what stands in the way: no such image, no access."""
+        """`platform` empty: what this machine runs best. Raises what stands in the way: no such image, no access."""
         ...
+
+
+@dataclass(frozen=True)
+class NamedContext:
+    """What `--build-context NAME=...` stands for."""
+
+    output: Output | None
+    config: Mapping[str, Any] | None = None
+    """Of an image."""
+    platform: str = ""
+
+
+class Contexts(Protocol):
+    async def named(self, name: str, platform: str) -> NamedContext | None:
+        """None: nothing of that name was given."""
+        ...
+
+
+class NoContexts:
+    async def named(self, name: str, platform: str) -> NamedContext | None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -53,11 +75,15 @@ class Request:
     labels: Mapping[str, str] = field(default_factory=dict)
     platform: PlatformName = LINUX
     build_platform: PlatformName = LINUX
-    contexts: Mapping[str, str] = field(default_factory=dict)
-    """Named contexts: name to identifier."""
+    asked: bool = False
+    """Whether somebody asked for the platform; else images of this machine's are taken as they are."""
+    several: bool = False
+    """One of several platforms: steps' names tell which."""
+    context: Output | None = field(default_factory=local_context)
     no_cache: bool = False
     no_cache_stages: frozenset[str] = frozenset()
     network: str = "default"
+    options: RunOptions = field(default_factory=RunOptions)
 
 
 @dataclass(frozen=True)
@@ -79,6 +105,10 @@ class Built:
     document: dict[str, Any]
     steps: tuple[Step, ...]
     unused_arguments: tuple[str, ...] = ()
+    paths: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """What is read of the context (its name is empty) and of each named one; "/" is all of it."""
+    epoch: int | None = None
+    """SOURCE_DATE_EPOCH in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +121,17 @@ class _Named:
     platform: str
     base_stage: int | None
     needs: tuple[int, ...]
+    context: NamedContext | None = None
+    """A named context of the stage's name: it takes the stage's place."""
 
 
 class Frontend:
-    def __init__(self, dockerfile: Dockerfile, request: Request, resolver: Resolver) -> None:
+    def __init__(
+        self, dockerfile: Dockerfile, request: Request, resolver: Resolver, contexts: Contexts | None = None
+    ) -> None:
         self._file, self._request, self._resolver = dockerfile, request, resolver
+        self._contexts = contexts or NoContexts()
+        self._paths: dict[str, set[str]] = {}
         self._lexer = Lexer(dockerfile.directives.escape)
         self._aliases: dict[str, int] = {}
         self._used: set[str] = set()
@@ -104,7 +140,7 @@ class Frontend:
 
     async def run(self) -> Built:
         self._read_globals()
-        stages = [self._named(number, stage) for number, stage in enumerate(self._file.stages)]
+        stages = [await self._named(number, stage) for number, stage in enumerate(self._file.stages)]
         for number, named in enumerate(stages):
             stages[number] = replace(named, needs=self._needs(named))
         target = self._target()
@@ -142,7 +178,7 @@ class Frontend:
         except DockerfileError as error:
             raise error.at(self._file.source, instruction.span) from None
 
-    def _named(self, number: int, stage: ins.Stage) -> _Named:
+    async def _named(self, number: int, stage: ins.Stage) -> _Named:
         base = self._expand(stage.base, self._globals, stage)
         if not base:
             raise DockerfileError(
@@ -154,9 +190,31 @@ class Frontend:
                 f"empty platform value from expression {stage.platform}", self._file.source, [stage.span]
             )
         base_stage = self._aliases.get(base.lower())
+        context = None
         if stage.alias:
             self._aliases[stage.alias] = number
-        return _Named(number, stage, base, platform, base_stage, ())
+            context = await self._context(stage.alias, self._platform(platform, stage), whole=True)
+        return _Named(number, stage, base, platform, base_stage if context is None else None, (), context)
+
+    def _platform(self, text: str, instruction: ins.Base) -> str:
+        """--platform's value, else the one that was asked for; empty where nobody asked."""
+        if not text:
+            return str(self._request.platform) if self._request.asked else ""
+        try:
+            return str(platforms.parse(text))
+        except InvalidArgument as error:
+            sentence = f"failed to parse platform {text}: {error}"
+            raise DockerfileError(sentence, self._file.source, [instruction.span]) from None
+
+    async def _context(self, name: str, platform: str, *, whole: bool = False) -> NamedContext | None:
+        if name.lower() in RESERVED:
+            return None
+        found = await self._contexts.named(name, platform)
+        if found is not None:
+            self._paths.setdefault(name, set())
+            if whole:
+                self._paths[name].add("/")
+        return found
 
     def stage_number(self, name: str, instruction: ins.Base) -> int | None:
         """What `--from=NAME` means among the stages; None: an image or a named context."""
@@ -171,6 +229,8 @@ class Frontend:
         return None
 
     def _needs(self, named: _Named) -> tuple[int, ...]:
+        if named.context is not None:
+            return ()
         found = [] if named.base_stage is None else [named.base_stage]
         for command in named.stage.commands:
             for origin in _origins(command):
@@ -221,8 +281,14 @@ class Frontend:
 
     async def _dispatch(self, named: _Named) -> list[Step]:
         stage = named.stage
-        state = await self._base(named)
+        count = naming.steps(stage.commands)
+        own = named.base_stage is None and named.base.lower() != SCRATCH
+        names = naming.Naming(self._stage_name(named), count + own, self._shown_platform(named))
+        state = await self._base(named, names)
         self._states[named.number] = state
+        if named.context is not None:
+            return [Step(stage.original, state.output, True, named.number)]
+        names.total += len(state.triggers)
         around = Surroundings(
             source=self._file.source,
             lexer=self._lexer,
@@ -233,14 +299,19 @@ class Frontend:
             network=self._request.network,
             no_cache=self._request.no_cache or self._skips_cache(stage, named.number),
             stage=stage.alias or f"stage-{named.number}",
+            naming=names,
+            context=self._request.context,
+            paths=self._paths.setdefault("", set()),
             origin=self._origin,
+            options=self._request.options,
+            epoch=self._epoch(),
         )
         worker = Dispatch(state, around)
         steps = [Step(stage.original, state.output, True, named.number)]
         for trigger in state.triggers:
             command = worker.trigger(trigger, stage.span)
             before = state.output
-            await worker.run(command)
+            await worker.run(command, triggered=True)
             steps.append(Step(trigger, state.output, state.output is not before, named.number))
         for command in stage.commands:
             before = state.output
@@ -248,25 +319,71 @@ class Frontend:
             steps.append(Step(command.original, state.output, state.output is not before, named.number))
         return steps
 
+    def _stage_name(self, named: _Named) -> str:
+        if len(self._file.stages) == 1:
+            return ""
+        return named.stage.alias or f"stage-{named.number}"
+
+    def _shown_platform(self, named: _Named) -> str:
+        """`linux/amd64`, or `linux/amd64->arm64` for a stage that runs on another than it builds for."""
+        if not self._request.several:
+            return ""
+        wanted = self._request.platform
+        base = self._platform(named.platform, named.stage) or str(self._request.build_platform)
+        if named.base_stage is not None and named.base_stage in self._states:
+            base = self._states[named.base_stage].platform or str(self._request.build_platform)
+        own = platforms.parse(base)
+        if (own.os, own.architecture) == (wanted.os, wanted.architecture):
+            return base
+        target = str(wanted).partition("/")[2] if own.os == wanted.os else str(wanted)
+        return f"{base}->{target}"
+
+    def _epoch(self) -> int | None:
+        return moment(
+            self._request.arguments.get("SOURCE_DATE_EPOCH") or self._globals.get("SOURCE_DATE_EPOCH")
+        )
+
     def _skips_cache(self, stage: ins.Stage, number: int) -> bool:
         return stage.alias in self._request.no_cache_stages or str(number) in self._request.no_cache_stages
 
-    async def _base(self, named: _Named) -> StageState:
+    async def _base(self, named: _Named, names: naming.Naming) -> StageState:
+        platform = self._platform(named.platform, named.stage)
+        if named.context is not None:
+            return self._of_context(named.context, platform)
         if named.base_stage is not None:
             return self._states[named.base_stage].child()
-        if named.base.lower() == SCRATCH and SCRATCH not in self._request.contexts:
-            platform = self._request.platform
-            return StageState(None, imageconfig.empty(platform.architecture, platform.variant))
-        return await self._image(named.base, named.platform, named.stage)
+        if named.base.lower() == SCRATCH:
+            own = platforms.parse(platform or str(self._request.platform))
+            return StageState(
+                None, imageconfig.empty(own.architecture, own.variant), platform=self._foreign(platform)
+            )
+        return await self._image(named.base, platform, named.stage, names)
 
-    async def _image(self, reference: str, platform: str, instruction: ins.Base) -> StageState:
-        context = self._request.contexts.get(reference)
-        if context is not None and not context.startswith("docker-image://"):
-            vertex = Vertex(Source(context), (), About(f"[context {reference}]", instruction.span))
-            target = self._request.platform
-            return StageState(Output(vertex), imageconfig.empty(target.architecture, target.variant))
+    def _foreign(self, platform: str) -> str:
+        """What processes must be told of a platform: nothing when it is this machine's."""
+        return "" if platform in ("", str(self._request.build_platform)) else platform
+
+    def _of_context(self, context: NamedContext, platform: str) -> StageState:
+        target = platforms.parse(context.platform or platform or str(self._request.platform))
+        if context.config is None:
+            document = imageconfig.empty(target.architecture, target.variant)
+            return StageState(context.output, document, platform=self._foreign(str(target)))
+        document = imageconfig.inherited(context.config)
+        triggers = tuple((context.config.get("config") or {}).get("OnBuild") or ())
+        return StageState(context.output, document, triggers, self._foreign(str(target)))
+
+    async def _image(
+        self,
+        reference: str,
+        platform: str,
+        instruction: ins.Base,
+        names: naming.Naming,
+        *,
+        whole: bool = True,
+    ) -> StageState:
+        context = await self._context(reference, platform, whole=whole)
         if context is not None:
-            reference = context.removeprefix("docker-image://")
+            return self._of_context(context, platform)
         try:
             image = await self._resolver.image(reference, platform)
         except InvalidArgument as error:
@@ -274,14 +391,20 @@ class Frontend:
                 raise
             sentence = f'failed to parse stage name "{reference}": {error}'
             raise DockerfileError(sentence, self._file.source, [instruction.span]) from None
-        about = About(f"FROM {reference}", instruction.span)
+        except NotFound as error:
+            hint = nearest(reference, tuple(self._aliases))
+            sentence = f"{error}{hint}"
+            raise NoImage(sentence, self._file.source, [instruction.span]) from None
+        shown = image.identifier.removeprefix("docker-image://")
+        about = About(names.following(f"FROM {shown}"), instruction.span)
         document = imageconfig.inherited(image.config)
         triggers = tuple((image.config.get("config") or {}).get("OnBuild") or ())
         has_layers = bool((image.config.get("rootfs") or {}).get("diff_ids"))
-        output = Output(Vertex(Source(image.identifier), (), about)) if has_layers else None
-        return StageState(output, document, triggers=triggers)
+        source = Source(image.identifier, (), self._foreign(platform))
+        output = Output(Vertex(source, (), about)) if has_layers else None
+        return StageState(output, document, triggers, self._foreign(platform))
 
-    async def _origin(self, name: str, instruction: ins.Base) -> Output | None:
+    async def _origin(self, name: str, instruction: ins.Base, read: Sequence[str]) -> Output | None:
         """The tree of `--from=NAME`; None is scratch."""
         number = self.stage_number(name, instruction)
         if number is not None:
@@ -292,17 +415,34 @@ class Frontend:
             return self._states[number].output
         if name.lower() == SCRATCH:
             return None
-        return (await self._image(name, "", instruction)).output
+        platform = self._platform("", instruction)
+        found = await self._image(name, platform, instruction, naming.Naming(), whole=False)
+        if name in self._paths:
+            self._paths[name].update(read)
+        return found.output
 
     def _finish(self, state: StageState, steps: list[Step]) -> Built:
         document = state.sealed()
         if self._request.labels:
             labels = {**(document["config"].get("Labels") or {}), **self._request.labels}
             document["config"]["Labels"] = labels
-        document.setdefault("architecture", self._request.platform.architecture)
+        wanted = self._request.platform
+        if self._request.asked:
+            same = (document.get("os"), document.get("architecture")) == (wanted.os, wanted.architecture)
+            document |= {"os": wanted.os, "architecture": wanted.architecture}
+            if wanted.variant:
+                document["variant"] = wanted.variant
+            elif not same:
+                document.pop("variant", None)
+        document.setdefault("architecture", wanted.architecture)
         document.setdefault("os", "linux")
         unused = sorted(set(self._request.arguments) - self._used)
-        return Built(state.output, document, tuple(steps), tuple(unused))
+        paths = {name: frozenset(each) for name, each in self._paths.items()}
+        return Built(state.output, document, tuple(steps), tuple(unused), paths, self._epoch())
+
+
+class NoImage(NotFound, DockerfileError):
+    """A base image that there is not, and where it is asked for."""
 
 
 def _origins(command: ins.Command) -> list[str]:
@@ -311,7 +451,3 @@ def _origins(command: ins.Command) -> list[str]:
     if isinstance(command, ins.Run):
         return [mount.origin for mount in command.mounts if mount.origin]
     return []
-
-
-def is_git_url(text: str) -> bool:
-    return _GIT_URL.fullmatch(text) is not None

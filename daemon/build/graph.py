@@ -26,10 +26,15 @@ from daemon.build.dockerfile.source import Span
 
 @dataclass(frozen=True)
 class Source:
-    """`identifier`: docker-image://NAME, local://context, git://URL#ref, https://..."""
+    """`identifier`: docker-image://NAME, local://context, git://URL#ref, https://..., oci-layout://NAME@DIGEST
+
+    Attributes have BuildKit's names (solver/pb/attr.go).
+    """
 
     identifier: str
     attributes: tuple[tuple[str, str], ...] = ()
+    platform: str = ""
+    """Of an image; empty: this machine's."""
 
     def attribute(self, name: str) -> str:
         return dict(self.attributes).get(name, "")
@@ -37,7 +42,10 @@ class Source:
 
 @dataclass(frozen=True)
 class ExecMount:
-    """Where an input (or a cache, tmpfs, secret, ssh agent) is in the process's root. `input` -1: none."""
+    """Where an input (or a cache, tmpfs, secret, ssh agent) is in the process's root. `input` -1: none.
+
+    `output` N above 0: what the process leaves there is the vertex's output N (0 is its root).
+    """
 
     kind: str
     target: str
@@ -65,7 +73,20 @@ class Exec:
     """The root is input 0 and not among them."""
     network: str = "default"
     security: str = "sandbox"
-    shell: tuple[str, ...] = ()
+    platform: str = ""
+    """Empty: this machine's."""
+    hostname: str = ""
+    hosts: tuple[str, ...] = ()
+    """Lines for /etc/hosts, `name:address`."""
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    """(name, soft, hard)"""
+    cgroup_parent: str = ""
+    shm_size: int = 0
+    readonly: bool = False
+    """The root: what is written there fails, and there is no output 0."""
+    valid_codes: tuple[int, ...] = (0,)
+    proxy: tuple[str, ...] = ()
+    """Variables that the process sees and no key knows of."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +95,8 @@ class Mkdir:
     mode: int = 0o755
     parents: bool = True
     owner: str = ""
+    time: int = -1
+    """Nanoseconds; below 0 now."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,7 @@ class Mkfile:
     data: str
     mode: int = 0o644
     owner: str = ""
+    time: int = -1
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,7 @@ class Symlink:
     path: str
     target: str
     owner: str = ""
+    time: int = -1
 
 
 @dataclass(frozen=True)
@@ -114,9 +139,15 @@ class CopyFiles:
     wildcard: bool = True
     contents: bool = True
     """A directory's contents, not the directory (COPY); cp -r otherwise."""
-    required: bool = True
-    single: bool = False
-    """The only source of its instruction: `target` may then be a file's name."""
+    required: bool = False
+    """A wildcard must match something."""
+    follow: bool = True
+    """A source that is a link means what it points at."""
+    create: bool = True
+    """Directories above the target are made."""
+    includes: tuple[str, ...] = ()
+    """If there are any: only what these patterns match."""
+    time: int = -1
 
 
 Action = Mkdir | Mkfile | Symlink | Remove | CopyFiles
@@ -124,15 +155,14 @@ Action = Mkdir | Mkfile | Symlink | Remove | CopyFiles
 
 @dataclass(frozen=True)
 class File:
-    """`actions` on input 0; `link`: on scratch, and merged over input 0 afterwards."""
+    """`actions`, one after the other on input 0."""
 
     actions: tuple[Action, ...]
-    link: bool = False
 
 
 @dataclass(frozen=True)
 class Merge:
-    pass
+    """All inputs, each laid over those before it."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +181,8 @@ class About:
     span: Span | None = None
     stage: str = ""
     no_cache: bool = False
+    group: str = ""
+    """Vertices that are shown as one have the same."""
 
 
 @dataclass(frozen=True, eq=False)

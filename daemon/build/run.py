@@ -16,6 +16,7 @@ import os
 import shutil
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from daemon.runtime.client import LaunchFailed, NotRunning, RuntimeCallError
 from storage.errors import Forbidden, Internal, InvalidArgument
 
 HOSTNAME = "buildkitsandbox"
+INSECURE, HOST_NETWORK = "security.insecure", "network.host"
+"""Entitlements (BuildKit util/entitlements)."""
 _FRAME = struct.Struct(">BxxxL")
 STUBS = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
 
@@ -66,36 +69,53 @@ class _Process:
         return self.job.directory / f"run-{self.id[:12]}"
 
     @property
+    def hostname(self) -> str:
+        return self.operation.hostname or HOSTNAME
+
+    @property
     def private(self) -> Path:
         """On the runtime's own (memory) file system: secrets never touch the data root."""
         return self.bench.ctx.config.exec_root / "build" / self.id
 
 
 async def run(
-    bench: Bench, job: Job, operation: Exec, inputs: list[Result], key: str, progress: Progress
+    bench: Bench,
+    job: Job,
+    operation: Exec,
+    inputs: list[Result],
+    key: str,
+    progress: Progress,
+    outputs: Mapping[int, str],
 ) -> list[str]:
     """Runs the process in the active snapshot `key`; returns the paths that were made only to mount upon.
 
-    ProcessFailed when it ends with another status than 0. Cancelling kills it; nothing is left either way.
+    `outputs`: active snapshots of the mounts that are the step's outputs, by their numbers. ProcessFailed when it
+    ends with a status that is not among the valid ones. Cancelling kills it; nothing is left either way.
     """
-    if operation.security == "insecure":
-        raise Forbidden("security.insecure is not allowed: this engine builds in sandboxes only")
-    if operation.network == "host" and not job.limits.host_network:
-        raise Forbidden("network.host is not allowed: ask for it with --network=host when building")
+    check(operation, job)
     process = _Process(bench, job, operation, key)
     process.directory.mkdir()
     try:
         process.mounted = await runmounts.prepare(
-            bench, job, operation, inputs, process.directory, process.private
+            bench, job, operation, inputs, process.directory, process.private, outputs
         )
         status, killed = await _execute(process, inputs[0], progress)
     finally:
         await asyncio.shield(_clean(process))
     progress.exit_code = status
-    if status:
+    if status not in (operation.valid_codes or (0,)):
         progress_reason = "exit code: 137 (out of memory)" if killed else ""
         raise ProcessFailed(operation.args, status, progress_reason)
     return [*STUBS, *process.mounted.targets]
+
+
+def check(operation: Exec, job: Job) -> None:
+    """Forbidden, in BuildKit's words, for what takes the user's own consent (--allow)."""
+    if operation.security == "insecure" and INSECURE not in job.entitlements:
+        raise Forbidden(f"{INSECURE} is not allowed")
+    allowed = job.limits.host_network or HOST_NETWORK in job.entitlements
+    if operation.network == "host" and not allowed:
+        raise Forbidden(f"{HOST_NETWORK} is not allowed")
 
 
 async def _clean(process: _Process) -> None:
@@ -185,8 +205,17 @@ def _container(process: _Process) -> Container:
     """As the spec's planner wants it; it is recorded nowhere."""
     operation, job = process.operation, process.job
     config = process.bench.ctx.config
-    env = [*operation.env, *process.mounted.env]
-    host = HostConfig(**{**job.limits.host, "NetworkMode": _mode(operation.network)})  # type: ignore[typeddict-item]
+    env = [*operation.env, *operation.proxy, *process.mounted.env]
+    wanted: dict[str, Any] = {**job.limits.host, "NetworkMode": _mode(operation.network)}
+    if operation.ulimits:
+        wanted["Ulimits"] = [{"Name": n, "Soft": s, "Hard": h} for n, s, h in operation.ulimits]
+    if operation.cgroup_parent:
+        wanted["CgroupParent"] = operation.cgroup_parent
+    if operation.shm_size:
+        wanted["ShmSize"] = operation.shm_size
+    if operation.security == "insecure":
+        wanted["Privileged"] = True
+    host = HostConfig(**wanted)  # type: ignore[typeddict-item]
     return Container(
         id=process.id,
         name=process.id[:12],
@@ -194,7 +223,7 @@ def _container(process: _Process) -> Container:
         image_id="",
         image="",
         config=defaults.config(
-            Config(Env=env, WorkingDir=operation.cwd, User=operation.user, Hostname=HOSTNAME)
+            Config(Env=env, WorkingDir=operation.cwd, User=operation.user, Hostname=process.hostname)
         ),
         host=defaults.host_config(host, config, cgroups_v2=process.bench.ctx.cgroups_v2),
         endpoints={},
@@ -212,7 +241,7 @@ def _request(process: _Process) -> AttachRequest:
     return AttachRequest(
         network=_mode(process.operation.network),
         container_name=process.id[:12],
-        hostname=HOSTNAME,
+        hostname=process.hostname,
         endpoint=EndpointSettings(),
     )
 
@@ -231,9 +260,9 @@ def _spec(process: _Process, container: Container, identity: Identity, own_netwo
     bench = process.bench
     files = bench.ctx.networks.etc_files(
         process.id,
-        hostname=HOSTNAME,
+        hostname=process.hostname,
         domainname="",
-        host_config=HostConfig(ExtraHosts=list(process.job.limits.extra_hosts)),
+        host_config=HostConfig(ExtraHosts=[*process.job.limits.extra_hosts, *process.operation.hosts]),
     )
     etc = {}
     for name, text in (
@@ -248,12 +277,13 @@ def _spec(process: _Process, container: Container, identity: Identity, own_netwo
         root=bench.store.snapshots.overlay(process.key),
         rootfs=str(bench.ctx.config.bundle(process.id) / "rootfs"),
         identity=identity,
-        hostname=HOSTNAME,
+        hostname=process.hostname,
         etc=etc,
         joined={} if own_network else {"network": "host"},
     )
     spec = spec_of.build(container, around, bench.ctx.config)
     spec["mounts"] += process.mounted.mounts
+    spec["root"]["readonly"] = process.operation.readonly
     given = spec["process"]["env"]
     spec["process"]["env"] = [each for each in given if not each.startswith("HOSTNAME=")]
     return spec

@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from daemon.build.bench import Bench, Job, Result
+from daemon.build.bench import SCRATCH, Bench, Job, Result
 from daemon.build.graph import Exec, ExecMount
-from storage.errors import InvalidArgument, NotFound
+from storage.errors import InvalidArgument, NotFound, NotImplementedYet
 
 _BIND = ["rbind", "rprivate"]
 
@@ -39,7 +39,13 @@ class Prepared:
 
 
 async def prepare(
-    bench: Bench, job: Job, operation: Exec, inputs: list[Result], directory: Path, private: Path
+    bench: Bench,
+    job: Job,
+    operation: Exec,
+    inputs: list[Result],
+    directory: Path,
+    private: Path,
+    outputs: Mapping[int, str],
 ) -> Prepared:
     prepared = Prepared()
     try:
@@ -47,8 +53,11 @@ async def prepare(
             if mount.target and not (mount.kind == "secret" and mount.env):
                 prepared.targets.append(mount.target)
             match mount.kind:
+                case "bind" if mount.output > 0:
+                    prepared.mounts.append(_output(bench, mount, outputs[mount.output]))
                 case "bind":
-                    await _bind(bench, mount, inputs[mount.input], directory / str(number), prepared)
+                    tree = inputs[mount.input] if mount.input >= 0 else SCRATCH
+                    await _bind(bench, mount, tree, directory / str(number), prepared)
                 case "cache":
                     await _cache(bench, mount, inputs, prepared)
                 case "tmpfs":
@@ -69,6 +78,20 @@ async def prepare(
 
 def _mount(kind: str, source: str, target: str, options: list[str]) -> dict[str, Any]:
     return {"destination": target, "type": kind, "source": source, "options": options}
+
+
+def _output(bench: Bench, mount: ExecMount, key: str) -> dict[str, Any]:
+    """What the process leaves there becomes a layer: an active snapshot."""
+    if mount.source != "/":
+        raise NotImplementedYet(
+            f"a mount that is an output and only the directory {mount.source} of its input"
+        )
+    tree = bench.store.snapshots.overlay(key)
+    if tree.plain is not None:
+        return _mount("bind", str(tree.plain), mount.target, [*_BIND, "rw"])
+    lower = ":".join(str(path).replace(":", "\\:") for path in tree.lower)
+    options = [f"lowerdir={lower}", f"upperdir={tree.upper}", f"workdir={tree.work}"]
+    return _mount("overlay", "overlay", mount.target, options)
 
 
 async def _bind(bench: Bench, mount: ExecMount, tree: Result, own: Path, prepared: Prepared) -> None:

@@ -11,14 +11,16 @@ Failing or being cancelled, a solve first waits for its own tasks: nothing of th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from daemon.build import run
+from daemon.build import gitrefs, run
 from daemon.build.bench import BUILD_KEY, SCRATCH, Bench, Job, Result
 from daemon.build.cache import Entry
 from daemon.build.graph import (
@@ -37,10 +39,13 @@ from daemon.build.graph import (
 from daemon.build.steps import Progress
 from daemon.images.made import Unpacked
 from daemon.images.manifests import DOCKER_LAYER
+from daemon.images.model import chain_ids
 from daemon.images.model import digest_of as digest_of_bytes
-from storage.errors import Internal, NotFound, NotImplementedYet, PydError
+from storage.errors import Conflict, Internal, InvalidArgument, NotFound, PydError
 from storage.gc import Blob, Layer
 
+Results = tuple[Result, ...]
+"""A vertex's outputs."""
 _MAX_DIGESTS = 20_000
 EMPTY_TAR = bytes(1024)
 EMPTY_GZIP = gzip.compress(EMPTY_TAR, mtime=0)
@@ -57,12 +62,17 @@ class StepFailed(PydError):
         super().__init__(str(cause))
 
 
+class _Lost(Exception):
+    """An imported cache told of layers that can't be had."""
+
+
 class Solver:
     """Solves for one job."""
 
     def __init__(self, bench: Bench, job: Job) -> None:
         self._bench, self._job = bench, job
-        self._tasks: dict[str, asyncio.Task[Result]] = {}
+        self._imported = job.imported
+        self._tasks: dict[str, asyncio.Task[Results]] = {}
 
     async def solve(self, output: Output | None) -> Result:
         """The tree of an output. StepFailed names the first vertex that failed."""
@@ -70,34 +80,53 @@ class Solver:
 
     async def solve_all(self, outputs: Sequence[Output | None]) -> list[Result]:
         """Several outputs' trees, in their order; what they share is done once."""
+        try:
+            return await self._solve(outputs)
+        except _Lost:
+            self._imported = None
+            self._tasks.clear()
+            return await self._solve(outputs)
+
+    async def _solve(self, outputs: Sequence[Output | None]) -> list[Result]:
         for vertex in ordered(outputs):
             task = asyncio.get_running_loop().create_task(self._vertex(vertex))
             self._tasks[vertex.digest] = task
         try:
             await self._watch({self._tasks[each.vertex.digest] for each in outputs if each})
-            return [SCRATCH if each is None else self._tasks[each.vertex.digest].result() for each in outputs]
+            results = [
+                SCRATCH if each is None else await self._layered(await self._of(each), each.vertex)
+                for each in outputs
+            ]
+            await self._bring(*results)
+            return results
         finally:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _watch(self, targets: set[asyncio.Task[Result]]) -> None:
+    async def _watch(self, targets: set[asyncio.Task[Results]]) -> None:
         """The first failure of any vertex is the build's, even while others run."""
         waiting = set(self._tasks.values())
         while waiting and not all(target.done() for target in targets):
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                if not task.cancelled() and isinstance(error := task.exception(), StepFailed):
+                if not task.cancelled() and isinstance(error := task.exception(), StepFailed | _Lost):
                     raise error
 
-    async def _vertex(self, vertex: Vertex) -> Result:
-        inputs = [
-            SCRATCH if each is None else await self._tasks[each.vertex.digest] for each in vertex.inputs
-        ]
+    async def _of(self, output: Output | None) -> Result:
+        if output is None:
+            return SCRATCH
+        results = await self._tasks[output.vertex.digest]
+        if output.index >= len(results):
+            raise InvalidArgument(f"invalid output {output.index} of a step that has {len(results)}")
+        return results[output.index]
+
+    async def _vertex(self, vertex: Vertex) -> Results:
+        inputs = [await self._of(each) for each in vertex.inputs]
         progress = self._job.of(vertex)
         try:
-            result, cached = await self._work(vertex, inputs, progress)
-        except StepFailed:
+            results, cached = await self._work(vertex, inputs, progress)
+        except (StepFailed, _Lost):
             raise
         except PydError as error:
             progress.finish("failed", str(error))
@@ -109,28 +138,54 @@ class Solver:
             progress.finish("failed", str(error))
             raise StepFailed(Internal(f"{type(error).__name__}: {error}"), vertex, progress) from error
         progress.finish("cached" if cached else "done")
-        return result
+        return results
 
-    async def _work(self, vertex: Vertex, inputs: list[Result], progress: Progress) -> tuple[Result, bool]:
+    async def _work(self, vertex: Vertex, inputs: list[Result], progress: Progress) -> tuple[Results, bool]:
         match vertex.operation:
             case Source() as source:
-                return await self._source(source, progress), False
-            case Merge():
-                return Result(tuple(diff for each in inputs for diff in each.diff_ids)), False
-            case Diff():
-                return self._diff(inputs), False
+                return (await self._source(source, vertex, progress),), False
+            case Merge() | Diff():
+                inputs = [await self._layered(each, vertex) for each in inputs]
+                return await self._stacked(vertex, inputs, progress)
             case File() as file:
+                inputs[0] = await self._layered(inputs[0], vertex)
                 key = await self._file_key(file, inputs)
-                return await self._cached(
-                    key, vertex, inputs, progress, lambda: self._file(file, inputs, vertex)
-                )
+
+                async def make() -> list[Entry]:
+                    return [await self._file(file, inputs, vertex)]
+
+                return await self._cached(key, vertex, progress, make)
             case Exec() as process:
+                inputs[0] = await self._layered(inputs[0], vertex)
+                for mount in process.mounts:
+                    if mount.output > 0 and mount.input >= 0:
+                        inputs[mount.input] = await self._layered(inputs[mount.input], vertex)
                 key = await self._exec_key(process, inputs)
 
-                async def work() -> Entry:
+                async def work() -> list[Entry]:
                     return await self._exec(process, inputs, vertex, progress)
 
-                return await self._cached(key, vertex, inputs, progress, work)
+                count = 1 + max((mount.output for mount in process.mounts), default=0)
+                return await self._cached(key, vertex, progress, work, max(count, 1))
+
+    async def _layered(self, result: Result, vertex: Vertex) -> Result:
+        """A context's or a download's directory as a layer, where layers are needed."""
+        if result.directory is None:
+            return result
+        read = await self._contents(result, ("/",), False, ())
+        copied = describe(CopyFiles(1, ("/",), "/", wildcard=False))
+
+        async def work() -> list[Entry]:
+            async with _Active(self._bench, SCRATCH) as active:
+                trees = [None, self._bench.overlay(result)]
+                await self._bench.workshop.call(
+                    "file", actions=[copied], target=active.tree(), inputs=trees, own=[False, True]
+                )
+                return [await self._layer(active, SCRATCH, vertex, "source", [])]
+
+        unseen = Progress(vertex)
+        (layered,), _ = await self._cached(digest_of(["tree", read]), vertex, unseen, work)
+        return layered
 
     # -- the cache
 
@@ -138,16 +193,17 @@ class Solver:
         self,
         key: str,
         vertex: Vertex,
-        inputs: list[Result],
         progress: Progress,
-        work: Callable[[], Awaitable[Entry]],
-    ) -> tuple[Result, bool]:
-        """From the cache, from an equal step under way, or by working."""
+        work: Callable[[], Awaitable[Sequence[Entry]]],
+        count: int = 1,
+    ) -> tuple[Results, bool]:
+        """From the cache, from an equal step under way, or by working. `count`: the step's outputs."""
         bench = self._bench
         fresh = vertex.about.no_cache
         self._job.keys[vertex.digest] = key
+        keys = [key, *(digest_of([key, number]) for number in range(1, count))]
         while True:
-            if not fresh and (found := await self._found(key)) is not None:
+            if not fresh and (found := await self._found(keys)) is not None:
                 return found, True
             other = bench.running.get(key)
             if other is None:
@@ -159,19 +215,20 @@ class Solver:
                     raise  # it is we who were cancelled
             except PydError:
                 raise
-        mine: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        mine: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
         mine.add_done_callback(lambda f: f.cancelled() or f.exception())
         bench.running[key] = mine
         try:
             async with bench.slots:
                 progress.start()
                 made = await work()
-            entry = Entry(**{**made.record(), "diff_ids": made.diff_ids, "key": key})
-            await bench.cache.add(entry)
-            self._job.lease.add(Layer(entry.chain))
-            result = Result(entry.diff_ids)
-            mine.set_result(result)
-            return result, False
+            for own, entry in zip(keys, made, strict=True):
+                await bench.cache.add(replace(entry, key=own))
+                if entry.chain:
+                    self._job.lease.add(Layer(entry.chain))
+            results = tuple(Result(entry.diff_ids) for entry in made)
+            mine.set_result(results)
+            return results, False
         except asyncio.CancelledError:
             mine.cancel()
             raise
@@ -182,17 +239,34 @@ class Solver:
             if bench.running.get(key) is mine:
                 del bench.running[key]
 
-    async def _found(self, key: str) -> Result | None:
-        found = self._find(key)
-        if found is None and self._job.imported is not None:
-            found = await self._job.imported.find(key)
-        return found
+    async def _found(self, keys: Sequence[str]) -> Results | None:
+        """All outputs, from our own cache or one that was imported."""
+        results = []
+        for key in keys:
+            found = self._find(key)
+            if found is None and self._imported is not None:
+                found = self._imported.find(key)
+            if found is None:
+                return None
+            results.append(found)
+        return tuple(results)
+
+    async def _bring(self, *trees: Result) -> None:
+        """Sees to it that layers are here which an imported cache only told of."""
+        if self._imported is None:
+            return
+        for tree in trees:
+            missing = bool(tree.diff_ids) and not self._bench.store.has_layer(tree.chain)
+            if missing and not await self._imported.bring(tree):
+                raise _Lost()
 
     def _find(self, key: str) -> Result | None:
         """Leased first, looked at afterwards."""
         entry = self._bench.cache.entries.get(key)
         if entry is None:
             return None
+        if not entry.diff_ids:
+            return SCRATCH
         self._job.lease.add(Layer(entry.chain), Blob(entry.blob))
         store = self._bench.store
         if not store.has_layer(entry.chain) or store.blob(entry.diff_ids[-1]) is None:
@@ -202,10 +276,10 @@ class Solver:
 
     # -- sources
 
-    async def _source(self, source: Source, progress: Progress) -> Result:
+    async def _source(self, source: Source, vertex: Vertex, progress: Progress) -> Result:
         identifier = source.identifier
         if identifier.startswith("docker-image://"):
-            return Result(self._job.images[identifier])
+            return await self._image(source, progress)
         if identifier.startswith("local://"):
             directory = self._job.contexts.get(identifier.removeprefix("local://"))
             if directory is None:
@@ -215,28 +289,111 @@ class Solver:
         directory = self._job.directory / f"source-{secrets.token_hex(8)}"
         directory.mkdir()
         if identifier.startswith("git://"):
-            keep = source.attribute("keep-git-dir") == "true"
-            url = identifier.removeprefix("git://")
-            url = url if "://" in url or url.startswith("git@") else f"git://{url}"
-            checksum = source.attribute("checksum")
-            await self._bench.workshop.call(
-                "clone", url=url, directory=str(directory), keep_git=keep, checksum=checksum
+            git = gitrefs.of_source(identifier, dict(source.attributes))
+            got = await self._bench.workshop.call(
+                "clone", url=git.url, directory=str(directory), keep_git=bool(git.keep), checksum=git.checksum
             )
-            below = url.partition("#")[2].partition(":")[2]
-            return Result(directory=directory / below.strip("/") if below else directory)
-        checksum = source.attribute("checksum")
-        await self._bench.workshop.call(
-            "download", url=identifier, directory=str(directory), checksum=checksum
+            self._job.resolved[git.url] = got["commit"]
+            return Result(directory=directory / git.directory if git.directory else directory)
+        if not identifier.startswith(("http://", "https://")):
+            raise InvalidArgument(f"unknown source {identifier}")
+        got = await self._bench.workshop.call(
+            "download", url=identifier, directory=str(directory), checksum=source.attribute("http.checksum")
         )
+        self._job.resolved[identifier] = got["digest"]
         return Result(directory=directory)
 
-    def _diff(self, inputs: list[Result]) -> Result:
+    async def _image(self, source: Source, progress: Progress) -> Result:
+        known = self._job.images.get((source.identifier, source.platform))
+        if known is None:
+            if self._job.resolver is None:
+                raise NotFound(f"nobody resolved the image {source.identifier}")
+            progress.start()
+            mode = source.attribute("image.resolvemode")
+            known = await self._job.resolver.layers(source.identifier, source.platform, mode)
+        return Result(known)
+
+    # -- layers put elsewhere
+
+    async def _stacked(
+        self, vertex: Vertex, inputs: list[Result], progress: Progress
+    ) -> tuple[Results, bool]:
+        """Merge, and Diff of trees built on one another: the same layers, upon others. Diff of any two: one layer."""
+        below, rest = inputs[0].diff_ids, inputs[1:]
+        if isinstance(vertex.operation, Diff):
+            upper = rest[0].diff_ids
+            if upper[: len(below)] != below:
+                return await self._difference(vertex, inputs, progress)
+            if len(upper) == len(below):
+                return (SCRATCH,), True
+            return await self._restacked((), [(upper, len(below))], vertex, progress)
+        return await self._restacked(below, [(each.diff_ids, 0) for each in rest], vertex, progress)
+
+    async def _restacked(
+        self,
+        below: tuple[str, ...],
+        above: Sequence[tuple[tuple[str, ...], int]],
+        vertex: Vertex,
+        progress: Progress,
+    ) -> tuple[Results, bool]:
+        """`below`, and upon it of each stack what lies above its first so many layers."""
+        diff_ids = (*below, *(each for stack, begin in above for each in stack[begin:]))
+        if not diff_ids:
+            return (SCRATCH,), True
+        sources = [chain for stack, begin in above for chain in chain_ids(stack)[begin:]]
+        key = digest_of(["stack", diff_ids])
+
+        async def work() -> list[Entry]:
+            await self._bring(Result(below), *(Result(stack) for stack, _ in above))
+            chains = chain_ids(diff_ids)
+            for number, source in enumerate(sources, len(below)):
+                await self._restack(chains[:number], diff_ids[number], source)
+            parent = chains[len(below) - 1] if below else ""
+            return [self._entry(diff_ids, chains[-1], 0, "merge", vertex, parent)]
+
+        return await self._cached(key, vertex, progress, work)
+
+    async def _restack(self, below: tuple[str, ...], diff_id: str, source: str) -> None:
+        """The layer of the chain `source` upon the chains `below`."""
+        store = self._bench.store
+        blob = store.blob(diff_id)
+        if blob is None:
+            raise Internal(f"the blob of layer {diff_id} is gone")
+        chain = digest_of_bytes(f"{below[-1]} {diff_id}".encode()) if below else diff_id
+        self._job.lease.add(Layer(chain), Blob(blob.digest))
+        if store.has_layer(chain):
+            return
+        key = f"{BUILD_KEY}{secrets.token_hex(12)}"
+        store.snapshots.prepare(key, below[-1] if below else None)
+        try:
+            directories = [str(store.snapshots.layer_dir(each)) for each in (source, key)]
+            await self._bench.workshop.call("restack", source=directories[0], target=directories[1])
+            with contextlib.suppress(Conflict):  # another build was quicker
+                store.snapshots.commit(chain, key)
+            await store.add_layer(chain, diff_id, store.layer_size(source), blob)
+        finally:
+            if store.snapshots.exists(key):
+                store.snapshots.remove(key)
+
+    async def _difference(
+        self, vertex: Vertex, inputs: list[Result], progress: Progress
+    ) -> tuple[Results, bool]:
         lower, upper = inputs
-        if upper.diff_ids[: len(lower.diff_ids)] != lower.diff_ids:
-            raise NotImplementedYet(
-                "a difference of trees that are not built on one another is not supported yet"
-            )
-        return Result(upper.diff_ids[len(lower.diff_ids) :])
+        await self._bring(*inputs)
+        key = digest_of(["diff", lower.chain, upper.chain])
+
+        async def work() -> list[Entry]:
+            async with _Active(self._bench, SCRATCH) as active:
+                below = self._bench.overlay(lower)
+                await self._bench.workshop.call(
+                    "difference",
+                    lower=below["lower"] if below else [],
+                    upper=self._bench.overlay(upper),
+                    target=str(self._bench.store.snapshots.layer_dir(active.key)),
+                )
+                return [await self._layer(active, SCRATCH, vertex, "diff", [])]
+
+        return await self._cached(key, vertex, progress, work)
 
     # -- keys
 
@@ -245,8 +402,11 @@ class Solver:
     ) -> str:
         """Digest of what is read of a tree; remembered for layers."""
         memo = (tree.chain, paths, wildcard, excludes)
-        if tree.directory is None and (known := self._bench.digests.get(memo)):
-            return known
+        if tree.directory is None:
+            known = self._bench.digests.get(memo) or (self._imported.read(memo) if self._imported else None)
+            if known:
+                return known
+            await self._bring(tree)
         found: str = await self._bench.workshop.call(
             "digest",
             tree=self._bench.overlay(tree),
@@ -273,8 +433,10 @@ class Solver:
         for mount in process.mounts:
             if mount.input >= 0:
                 tree = inputs[mount.input]
-                read.append(await self._contents(tree, (mount.source,), False, ()))
+                whole = mount.output > 0 or tree is SCRATCH
+                read.append(tree.chain if whole else await self._contents(tree, (mount.source,), False, ()))
         described = describe(process)
+        described.pop("proxy")
         described["env"] = [each for each in process.env if not each.startswith("SOURCE_DATE_EPOCH=")]
         return digest_of(["exec", described, inputs[0].chain, read])
 
@@ -282,21 +444,41 @@ class Solver:
 
     async def _file(self, file: File, inputs: list[Result], vertex: Vertex) -> Entry:
         parent = inputs[0]
-        base = SCRATCH if file.link else parent
-        async with _Active(self._bench, base) as active:
+        await self._bring(*inputs)
+        async with _Active(self._bench, parent) as active:
             trees = [self._bench.overlay(each) for each in inputs]
             actions = [describe(action) for action in file.actions]
             own = [each.directory is not None for each in inputs]
             await self._bench.workshop.call(
                 "file", actions=actions, target=active.tree(), inputs=trees, own=own
             )
-            return await self._layer(active, parent, base, vertex, "file", [])
+            return await self._layer(active, parent, vertex, "file", [])
 
-    async def _exec(self, process: Exec, inputs: list[Result], vertex: Vertex, progress: Progress) -> Entry:
+    async def _exec(
+        self, process: Exec, inputs: list[Result], vertex: Vertex, progress: Progress
+    ) -> list[Entry]:
+        """One entry an output, the root's first."""
         parent = inputs[0]
-        async with _Active(self._bench, parent) as active:
-            stubs = await run.run(self._bench, self._job, process, inputs, active.key, progress)
-            return await self._layer(active, parent, parent, vertex, "exec", stubs)
+        await self._bring(*inputs)
+        async with contextlib.AsyncExitStack() as stack:
+            active = await stack.enter_async_context(_Active(self._bench, parent))
+            writable: dict[int, tuple[_Active, Result]] = {}
+            for mount in process.mounts:
+                if mount.output > 0:
+                    base = inputs[mount.input] if mount.input >= 0 else SCRATCH
+                    writable[mount.output] = (
+                        await stack.enter_async_context(_Active(self._bench, base)),
+                        base,
+                    )
+            keys = {number: each.key for number, (each, _) in writable.items()}
+            stubs = await run.run(self._bench, self._job, process, inputs, active.key, progress, keys)
+            if process.readonly:
+                entries = [self._entry(parent.diff_ids, parent.chain, 0, "exec", vertex, "")]
+            else:
+                entries = [await self._layer(active, parent, vertex, "exec", stubs)]
+            for _, (other, base) in sorted(writable.items()):
+                entries.append(await self._layer(other, base, vertex, "exec", []))
+            return entries
 
     async def _nothing(self) -> dict[str, Any]:
         """The layer of a step that changed nothing: always the same blob."""
@@ -308,11 +490,11 @@ class Solver:
                 "blob_size": len(EMPTY_GZIP), "media_type": DOCKER_LAYER}  # fmt: skip
 
     async def _layer(
-        self, active: _Active, parent: Result, base: Result, vertex: Vertex, kind: str, stubs: list[str]
+        self, active: _Active, parent: Result, vertex: Vertex, kind: str, stubs: list[str]
     ) -> Entry:
         """What the step changed, stored, committed and recorded."""
         store = self._bench.store
-        lower = self._bench.overlay(base)
+        lower = self._bench.overlay(parent)
         upper = store.snapshots.layer_dir(active.key)
         with store.ingesting():
             if os.listdir(upper):
@@ -328,21 +510,17 @@ class Solver:
             unpacked = Unpacked(store, active.key, fields)
             chain = await unpacked.commit(self._job.lease, parent.diff_ids)
         active.done = True
-        now = time.time_ns()
         diff_ids = (*parent.diff_ids, unpacked.diff_id)
-        return Entry(
-            "",
-            diff_ids,
-            chain,
-            fields["blob"],
-            fields["size"],
-            now,
-            now,
-            1,
-            kind,
-            vertex.about.name,
-            parent.chain,
-        )
+        entry = self._entry(diff_ids, chain, fields["size"], kind, vertex, parent.chain)
+        return replace(entry, blob=fields["blob"])
+
+    def _entry(
+        self, diff_ids: tuple[str, ...], chain: str, size: int, kind: str, vertex: Vertex, parent: str
+    ) -> Entry:
+        now = time.time_ns()
+        blob = self._bench.store.blob(diff_ids[-1]) if diff_ids else None
+        stored = blob.digest if blob else ""
+        return Entry("", diff_ids, chain, stored, size, now, now, 1, kind, vertex.about.name, parent)
 
 
 class _Active:

@@ -16,11 +16,12 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.dockerfile.source import MAX_SIZE
-from daemon.build.files import actions, direct, hashing, layers, sources
+from daemon.build.files import actions, direct, hashing, layers, sources, stacking
 from daemon.images.transfer.compression import Decompressed
 from daemon.images.transfer.confine import die_with_parent, no_new_privileges
 from daemon.images.transfer.ingest import WorkerStore
@@ -86,6 +87,22 @@ class Files:
             return layers.make(Path(upper), self._store).fields()
 
         return await asyncio.to_thread(work)
+
+    async def restack(self, report: Report, source: str, target: str) -> None:
+        """A committed snapshot's directory into a new one's, to lie upon another parent."""
+        await asyncio.to_thread(stacking.restack, Path(source), Path(target))
+
+    async def difference(self, report: Report, lower: list[str], upper: Tree | None, target: str) -> None:
+        """What makes the tree `upper` of the layers `lower`, as a snapshot's directory."""
+
+        def work() -> None:
+            with contextlib.ExitStack() as stack:
+                tree = stack.enter_context(opened(upper))
+                if tree is None:
+                    tree = stack.enter_context(Root(Path(stack.enter_context(TemporaryDirectory()))))
+                stacking.difference(lower, tree, Path(target))
+
+        await asyncio.to_thread(work)
 
     async def context(self, report: Report, address: str, directory: str) -> dict[str, Any]:
         """Unpacks the archive that comes from an (abstract) socket, whatever compresses it."""

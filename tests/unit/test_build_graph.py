@@ -123,7 +123,7 @@ async def test_shell_is_used_by_what_follows() -> None:
 async def test_urls_and_repositories_of_add() -> None:
     built = await build("FROM base\nADD https://x/y.tgz /a\nADD --keep-git-dir https://x/z.git#v1:sub /b/")
     sources = [each.identifier for each in operations(built) if isinstance(each, Source)]
-    assert sources[1:] == ["https://x/y.tgz", "git://https://x/z.git#v1:sub"]
+    assert sources[1:] == ["https://x/y.tgz", "git://x/z.git#v1:sub"]
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ class Copier:
             return
         fd = make_directories(self.target, where or "/", self.owner, self.mode)
         try:
-            self._entry(source, name, status, fd, last, target)
+            self.entry(source, name, status, fd, last, target)
         finally:
             os.close(fd)
 
@@ -106,7 +106,7 @@ class Copier:
                     self._directory(fd, last, status, f"{target}/{path}")
                     times.append((path, status))
                 else:
-                    self._entry(directory, entry, status, fd, last, f"{target}/{path}")
+                    self.entry(directory, entry, status, fd, last, f"{target}/{path}")
             for path, status in reversed(times):
                 with contextlib.suppress(OSError):
                     os.utime(
@@ -157,7 +157,7 @@ class Copier:
         finally:
             os.close(fd)
 
-    def _entry(
+    def entry(
         self, source: int, name: str, status: os.stat_result, parent: int, last: str, shown: str
     ) -> None:
         """One file, link or device; what stands there is replaced, but no directory."""
@@ -175,8 +175,8 @@ class Copier:
             uid, gid = self.owner or (status.st_uid, status.st_gid)
             os.chown(last, uid, gid, dir_fd=parent, follow_symlinks=False)
             os.utime(last, ns=(status.st_mtime_ns,) * 2, dir_fd=parent, follow_symlinks=False)
-        elif stat.S_ISSOCK(kind):
-            return
+        elif stat.S_ISSOCK(kind) or (stat.S_ISCHR(kind) and not status.st_rdev):
+            return  # the device 0:0 is overlay's word for "deleted", and it would be understood so
         else:
             os.mknod(last, stat.S_IFMT(kind) | 0o600, status.st_rdev, dir_fd=parent)
             fd = os.open(last, _HANDLE, dir_fd=parent)
