@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,26 @@ from tests import footprint
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 footprint.watch_directories()
 
+BEFORE = pytest.StashKey[tuple[footprint.Footprint, bool]]()
 
-@pytest.fixture(scope="session", autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+
+def _looks(config: pytest.Config) -> bool:
+    """Not a process that runs a share of the tests (pytest-xdist): the one that started it looks for all."""
+    return os.getuid() == 0 and not hasattr(config, "workerinput")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if _looks(session.config):
+        session.config.stash[BEFORE] = (footprint.Footprint.take(), footprint.crowd())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Processes, mounts, network namespaces and devices, cgroups, firewall tables: all gone at the end."""
-    if os.getuid() != 0:
-        yield
+    if BEFORE not in session.config.stash:
         return
-    crowded = footprint.crowd()
-    before = footprint.Footprint.take()
-    yield
+    before, crowded = session.config.stash[BEFORE]
     leftovers = before.left_since(alone=not (crowded or footprint.crowd()))
-    assert not leftovers, "left behind by the tests:\n  " + "\n  ".join(map(str, leftovers))
+    if leftovers:
+        print("\nleft behind by the tests:\n  " + "\n  ".join(map(str, leftovers)), flush=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -336,6 +337,7 @@ def test_a_terminal_resizes(client: Client, debian: str) -> None:
         client.command("run", "--rm", "-it", debian, "sh", "-c", script), rows=31, columns=101
     ) as shell:
         shell.until("/dev/pts/0\n31 101\n")
+        time.sleep(0.5)  # docker's client listens for SIGWINCH only a moment after it has set the first size
         shell.resize(40, 120)
         shell.until("40 120\n")
         shell.resize(41, 121)
