@@ -111,7 +111,7 @@ class Listing:
         return [r.familiar for r in found if not r.digest], [r.familiar for r in found if r.digest]
 
     def _add_shared(self, rows: list[Json]) -> None:
-        users = Counter(chain for image in self._store for chain in image.chain_ids)
+        users = Counter(chain for image in self._store.all() for chain in image.chain_ids)
         for row in rows:
             image = self._store.get(row["Id"])
             chains = image.chain_ids if image else ()

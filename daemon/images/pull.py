@@ -131,8 +131,11 @@ class Pull:
         by_digest = reference.with_digest(document.digest)
         names = [by_digest] if reference.digest else [reference, by_digest]
         before = self._store.image_of(reference)
+        bound = self._store.bound_to(document.digest)
         if config is not None:
             await self._store.add_image(config, names)
+        elif bound is not None and image_id in bound.images:
+            await self._store.name(image_id, names, tagged=False, bound=bound)
         elif before != image_id or self._store.image_of(by_digest) != image_id:
             await self._store.name(image_id, names, tagged=False)
         self._images.append(image_id)

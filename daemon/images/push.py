@@ -1,28 +1,29 @@
 """docker push: layers up, each mounted from another repository or skipped where possible, then the manifest.
 
 Layers go up as they are kept (store.LayerBlob), so what was pulled is pushed with the same digests. The
-manifest is Docker's schema 2 as dockerd makes it, or OCI's when a layer is compressed with zstd.
+manifest is Docker's schema 2 as dockerd makes it, or OCI's when a layer is compressed with zstd. A name that is
+bound to a target (targets.py) is pushed as that: index, manifests, attestations, byte for byte.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from daemon.images import manifests, progress
 from daemon.images.manifests import Descriptor
 from daemon.images.model import AuthConfig, Image, digest_of
-from daemon.images.reference import DEFAULT_DOMAIN, Reference
+from daemon.images.reference import Reference
 from daemon.images.registry.errors import NO_CREDENTIALS, RegistryError
 from daemon.images.sessions import Registries, Session
 from daemon.images.store import ImageStore, LayerBlob
 from daemon.images.streams import Say, together
+from daemon.images.targets import Bound, blobs
+from daemon.images.uploads import TargetUpload, Uploads
 from storage.errors import Internal, InvalidArgument, NotFound, Unauthenticated
 from storage.gc import Blob
-
-MOUNTS_TRIED = 3
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,7 @@ class Push:
     ):
         self._store, self._registries, self._reference = store, registries, reference
         self._auth, self._say = auth, say
-        self._slots = asyncio.Semaphore(limit)
-        self._known: set[str] = set()
-        """Digests that the registry has in this repository."""
+        self._limit = limit
 
     async def run(self) -> None:
         self._say(progress.message(f"The push refers to repository [{self._reference.name}]"))
@@ -88,8 +87,12 @@ class Push:
                     secure.add(endpoint.host)
                 continue
             try:
+                uploads = Uploads(self._store, session, self._reference, self._limit)
                 for reference, image in targets:
-                    await self._push(session, reference, image)
+                    if bound := self._store.bound_of(reference):
+                        await self._push_target(session, reference, image, bound)
+                    else:
+                        await self._push(session, uploads, reference, image)
                 return
             except RegistryError as failed:
                 error = failed
@@ -102,21 +105,44 @@ class Push:
         text = NO_CREDENTIALS if error.code == "credentials" else str(error)
         raise Internal(text) from error
 
-    async def _push(self, session: Session, reference: Reference, image: Image) -> None:
+    async def _push_target(self, session: Session, reference: Reference, image: Image, bound: Bound) -> None:
+        target = bound.target
+
+        def announce(digest: str, size: int) -> Callable[[int], None]:
+            self._say(progress.state("Preparing", progress.short(digest)))
+            return lambda current: self._say(
+                progress.counting("Pushing", progress.short(digest), current, size)
+            )
+
+        def done(digest: str, text: str) -> None:
+            self._say(progress.state(text, progress.short(digest)))
+
+        with self._store.lease() as lease:
+            held = await asyncio.to_thread(blobs, self._store.content, target)
+            lease.add(*map(Blob, held))
+            upload = TargetUpload(self._store, session, reference, target, self._limit)
+            await upload.blobs(announce, done)
+            await upload.manifests(reference.tag)
+        await self._pushed(reference, image, target.digest, target.size, bound)
+
+    async def _pushed(
+        self, reference: Reference, image: Image, digest: str, size: int, bound: Bound | None
+    ) -> None:
+        self._say(progress.message(f"{reference.tag}: digest: {digest} size: {size}"))
+        await self._store.name(image.id, [reference.with_digest(digest)], tagged=False, bound=bound)
+        self._say({"progressDetail": {}, "aux": {"Tag": reference.tag, "Digest": digest, "Size": size}})
+
+    async def _push(self, session: Session, uploads: Uploads, reference: Reference, image: Image) -> None:
         layers = [_Layer(diff_id, self._blob(diff_id)) for diff_id in image.diff_ids]
         for layer in reversed(layers):
             self._say(progress.state("Preparing", layer.short))
         unique = {layer.blob.digest: layer for layer in layers}
         with self._store.lease() as lease:
             lease.add(*(Blob(layer.blob.digest) for layer in layers))
-            await together(*(self._push_layer(session, layer) for layer in reversed(unique.values())))
+            await together(*(self._push_layer(uploads, layer) for layer in reversed(unique.values())))
             body, media_type = await self._put_config(session, image, layers)
             await session.put_manifest(reference.tag, body, media_type)
-        digest = digest_of(body)
-        self._say(progress.message(f"{reference.tag}: digest: {digest} size: {len(body)}"))
-        await self._store.name(image.id, [reference.with_digest(digest)], tagged=False)
-        aux = {"Tag": reference.tag, "Digest": digest, "Size": len(body)}
-        self._say({"progressDetail": {}, "aux": aux})
+        await self._pushed(reference, image, digest_of(body), len(body), None)
 
     def _blob(self, diff_id: str) -> LayerBlob:
         blob = self._store.blob(diff_id)
@@ -145,44 +171,17 @@ class Push:
         }
         return json.dumps(document, separators=(",", ":")).encode(), manifests.OCI_MANIFEST
 
-    async def _push_layer(self, session: Session, layer: _Layer) -> None:
-        if self._slots.locked():
+    async def _push_layer(self, uploads: Uploads, layer: _Layer) -> None:
+        if uploads.slots.locked():
             self._say(progress.state("Waiting", layer.short))
-        async with self._slots:
-            text = await self._send(session, layer)
-        self._known.add(layer.blob.digest)
+
+        def hear(current: int) -> None:
+            self._say(progress.counting("Pushing", layer.short, current, layer.blob.size))
+
+        async with uploads.slots:
+            text = await uploads.send(layer.blob.digest, layer.blob.repositories, hear)
         await self._store.note_repository(layer.diff_id, self._reference.name)
         self._say(progress.state(text, layer.short))
-
-    async def _send(self, session: Session, layer: _Layer) -> str:
-        """What the client is told of the layer."""
-        digest, location = layer.blob.digest, None
-        if digest in self._known or await session.has_blob(digest):
-            return "Layer already exists"
-        for source in self._sources(layer.blob):
-            try:
-                location = await session.mount(digest, source.path)
-            except RegistryError:
-                continue
-            if location is None:
-                return f"Mounted from {source.path}"
-            break
-
-        def hear(report: dict[str, int]) -> None:
-            line = progress.counting("Pushing", layer.short, report["current"], layer.blob.size)
-            self._say(line)
-
-        await session.upload(digest, location, hear)
-        return "Pushed"
-
-    def _sources(self, blob: LayerBlob) -> list[Reference]:
-        """Other repositories of the same registry that had the blob, newest first."""
-        found = []
-        for name in reversed(blob.repositories):
-            domain, _, path = name.partition("/")
-            if domain == self._reference.domain and path != self._reference.path:
-                found.append(Reference(domain or DEFAULT_DOMAIN, path))
-        return found[:MOUNTS_TRIED]
 
 
 def _as_oci(descriptor: Descriptor) -> Descriptor:

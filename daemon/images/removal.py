@@ -39,10 +39,15 @@ class Removal:
     def __init__(self, store: ImageStore, in_use: Callable[[str], Sequence[ImageUse]], announce: Announce):
         self._store, self._in_use, self._announce = store, in_use, announce
         self.entries: list[Entry] = []
+        self._parts: list[Image] = []
+        """Images of other platforms that may go with the one that is removed."""
 
     async def remove(self, text: str, *, force: bool, prune: bool) -> None:
         image = self._store.find(text)
         names = self._store.references(image.id)
+        if isinstance(reference.parse_any(text), str):
+            text = image.id  # it may have been the digest of what the image is bound to
+        self._parts = self._store.parts_of(image)
         if not self._store.is_prefix(image.id, text):
             if not force and _single(names) and (uses := self._in_use(image.id)):
                 raise Conflict(
@@ -94,8 +99,10 @@ class Removal:
         self.entries.append({"Deleted": image.id})
         collected = await self._store.collect()
         gone = set(collected.layers)
-        own = [chain for chain in reversed(image.chain_ids) if chain in gone]
-        self.entries += [{"Deleted": chain} for chain in own]
+        chains = dict.fromkeys(
+            chain for each in (image, *self._parts) for chain in reversed(each.chain_ids) if chain in gone
+        )
+        self.entries += [{"Deleted": chain} for chain in chains]
         parent = self._store.get(image.parent) if image.parent and prune else None
         if parent is not None:
             await self._delete(parent, force=False, prune=True, quiet=True)
@@ -138,7 +145,7 @@ async def prune(
     check(filters, PRUNED)
     dangling_only = flag(filters, "dangling", True)
     until = _until(filters)
-    sizes = {chain: store.layer_size(chain) for image in store for chain in image.chain_ids}
+    sizes = {chain: store.layer_size(chain) for image in store.all() for chain in image.chain_ids}
     entries: list[Entry] = []
     for image in list(store):
         if store.get(image.id) is None or not _prunable(store, image, filters, until, dangling_only):

@@ -79,6 +79,16 @@ class ImageService:
         return self._store
 
     @property
+    def registries(self) -> Registries:
+        """For those who talk to registries themselves: caches of builds, exporters."""
+        return self._registries
+
+    @property
+    def layer_jobs(self) -> LayerJobs:
+        """For those who have layers to make from elsewhere: each is made once, whoever wants it."""
+        return self._jobs
+
+    @property
     def _spool(self) -> Any:
         return self._config.data_root / "tmp"
 
@@ -288,7 +298,7 @@ class ImageService:
         name = reference.parse_with(repo, tag).with_default_tag()
         if name.digest:
             raise InvalidArgument("refusing to create a tag with a digest reference")
-        await self._store.name(image.id, [name])
+        await self._store.name(image.id, [name], bound=self._store.bound(ref))
         self._events("image", "tag", image.id, {"name": name.familiar, **listing.labels_of(image)})
 
     async def remove(self, ref: str, force: bool = False, prune: bool = True) -> Sequence[removal.Entry]:
@@ -319,7 +329,7 @@ class ImageService:
         rows = listing.Listing(self._store, {}).rows(all=True, shared_size=True)
         for row in rows:
             row["Containers"] = len(self.in_use(row["Id"]))
-        chains = {chain for image in self._store for chain in image.chain_ids}
+        chains = {chain for image in self._store.all() for chain in image.chain_ids}
         return {"LayersSize": sum(map(self._store.layer_size, chains)), "Images": rows}
 
     # --- events ------------------------------------------------------------------------------------

@@ -1,12 +1,16 @@
 """Which images, names and layers there are: records in SQLite, an index of them in memory.
 
-    images       image ID          → {parent, last_tagged}
+    images       image ID          → {parent, last_tagged, part}
     references   normalised name   → {image}                   tagged names and digest names
     layers       chain ID          → {diff_id, size}
     blobs        diff ID           → {digest, size, tar_size, media_type, repositories}
 
 An image's record is written last, when its configuration and all its layers are there; what is found
 without one is garbage. Readers use the index and never wait. Writers go one at a time.
+
+A name, or an image that has none, may be bound to a target (targets.py): its record then has {target, parts}.
+Images of other platforms are there as `part` of a target only, not listed, and go with the last one that has
+them; naming one makes it an image like others.
 """
 
 from __future__ import annotations
@@ -14,15 +18,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from daemon.images import reference as references_of
-from daemon.images import times
-from daemon.images.model import Image, Json, chain_ids
+from daemon.images import targets, times
+from daemon.images.model import Image, Json, chain_ids, digest_of
 from daemon.images.reference import Reference
+from daemon.images.targets import Bound, Target
 from storage.content import ContentStore
 from storage.errors import DataCorrupted, InvalidArgument, NotFound
 from storage.gc import Blob, Collected, Collector, Layer, Lease, Node
@@ -68,6 +73,10 @@ class ImageStore:
         self._references: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
         self._blobs: dict[str, LayerBlob] = {}
+        self._bound: dict[str, Bound] = {}
+        """By normalised name, or by the ID of an image without a name."""
+        self._hidden: set[str] = set()
+        """Images that are only part of a target."""
         self._writing = asyncio.Lock()
         self._syncing: asyncio.Task[None] | None = None
         self._purging: asyncio.Task[int] | None = None
@@ -81,8 +90,9 @@ class ImageStore:
         """Fills the index; images whose parts are gone (a disk that was tampered with) are left out."""
         self._sizes = {chain: int(record["size"]) for chain, record in self.records.load("layers").items()}
         self._blobs = {diff: LayerBlob.of(record) for diff, record in self.records.load("blobs").items()}
-        self._references = {ref: record["image"] for ref, record in self.records.load("references").items()}
-        for image_id, record in self.records.load("images").items():
+        references, images = self.records.load("references"), self.records.load("images")
+        self._references = {ref: record["image"] for ref, record in references.items()}
+        for image_id, record in images.items():
             try:
                 config = json.loads(self.content.read(image_id))
             except (NotFound, DataCorrupted, ValueError):
@@ -90,20 +100,29 @@ class ImageStore:
             image = self._make(image_id, config, record)
             if all(self.has_layer(chain) for chain in image.chain_ids):
                 self._images[image_id] = image
+        self._hidden = {image_id for image_id in self._images if images[image_id].get("part")}
+        for key, record in (*references.items(), *images.items()):
+            bound = Bound.of(record)
+            if bound and self.content.has(bound.target.digest) and self._images.keys() >= set(bound.images):
+                self._bound[key] = bound
         for image_id in self._images:
             self._rename(image_id)
 
     def __iter__(self) -> Iterator[Image]:
-        return iter(list(self._images.values()))
+        """What users see: no images that are only part of others' targets."""
+        return iter([image for image in list(self._images.values()) if image.id not in self._hidden])
+
+    def all(self) -> list[Image]:
+        return list(self._images.values())
 
     def get(self, image_id: str) -> Image | None:
         return self._images.get(image_id)
 
     def find(self, text: str) -> Image:
-        """By name, digest, ID or unique prefix; NotFound in dockerd's words."""
+        """By name, digest, ID, unique prefix or a target's digest; NotFound in dockerd's words."""
         named = references_of.parse_any(text)
         if isinstance(named, str):
-            if image := self._images.get(named):
+            if image := self._images.get(named) or self._targeted(named):
                 return image
             raise NotFound(f"No such image: {named}")
         if image := self._images.get(self.image_of(named) or ""):
@@ -112,11 +131,43 @@ class ImageStore:
             return image
         raise NotFound(f"No such image: {named.with_default_tag().familiar}")
 
+    def _targeted(self, digest: str) -> Image | None:
+        for key, bound in self._bound.items():
+            if bound.target.digest == digest:
+                return self._images.get(self._references.get(key, key))
+        return None
+
     def image_of(self, reference: Reference) -> str | None:
         """ID that a reference names; a digest counts more than a tag beside it."""
-        reference = reference.with_default_tag()
-        key = str(reference.with_digest(reference.digest) if reference.digest else reference)
-        return self._references.get(key)
+        return self._references.get(_lookup(reference))
+
+    def bound_of(self, reference: Reference) -> Bound | None:
+        """What a reference is bound to."""
+        return self._bound.get(_lookup(reference))
+
+    def bound(self, text: str) -> Bound | None:
+        """What a name, an ID or a target's digest is bound to; of an ID the first of its names that is."""
+        image = self.find(text)
+        named = references_of.parse_any(text)
+        if (
+            not isinstance(named, str)
+            and self.image_of(named) == image.id
+            and not self.is_prefix(image.id, text)
+        ):
+            return self.bound_of(named)
+        bounds = [self._bound.get(image.id), *(self.bound_of(name) for name in self.references(image.id))]
+        found = [each for each in bounds if each is not None]
+        return next((each for each in found if each.target.digest == named), found[0] if found else None)
+
+    def parts_of(self, image: Image) -> list[Image]:
+        """Images that are only part of what the image, or a name of it, is bound to."""
+        keys = [image.id, *(str(name) for name in self.references(image.id))]
+        found = {each for key in keys if (one := self._bound.get(key)) for each in one.images}
+        return [self._images[each] for each in found if each in self._hidden]
+
+    def bound_to(self, digest: str) -> Bound | None:
+        """By the target's digest."""
+        return next((each for each in self._bound.values() if each.target.digest == digest), None)
 
     def is_prefix(self, image_id: str, text: str) -> bool:
         return image_id.startswith(text) or image_id.partition(":")[2].startswith(text)
@@ -188,6 +239,10 @@ class ImageStore:
         self._sizes[chain_id] = size
         self._blobs[diff_id] = blob
 
+    def diff_ids_of_blobs(self) -> dict[str, str]:
+        """Blobs that layers are kept in, to the layers' diff IDs."""
+        return {blob.digest: diff_id for diff_id, blob in self._blobs.items()}
+
     async def note_repository(self, diff_id: str, repository: str) -> None:
         """Remembers that a repository holds the layer's blob."""
         blob = self._blobs.get(diff_id)
@@ -205,13 +260,21 @@ class ImageStore:
         *,
         parent: str = "",
         tagged: bool = False,
+        target: Target | None = None,
+        others: Sequence[bytes] = (),
     ) -> Image:
         """Stores a configuration whose layers are all there, and names the image, in one transaction.
+
+        `target`: what the names (or the image, without any) are bound to; `others`: configurations of further
+        images in it, whose layers are all there as well. Whoever calls holds a lease on all the target has.
 
         The layers become durable a moment later. A power cut in between makes the snapshotter drop them,
         and load() then leaves the image out: the pull is undone, not half-done.
         """
-        image_id = await asyncio.to_thread(self.content.add, config)
+        for each in (*others, config):
+            await asyncio.to_thread(self.content.add, each)
+        image_id, parts = digest_of(config), {digest_of(each): each for each in others}
+        parts.pop(image_id, None)
         async with self._writing:
             known = self._images.get(image_id)
             record = {
@@ -220,12 +283,56 @@ class ImageStore:
                 if tagged and names
                 else (known.last_tagged if known else NEVER),
             }
-            puts = [Put("references", _key(name), {"image": image_id}) for name in names]
-            await self.records.write([*puts, Put("images", image_id, record)])
-            self._images[image_id] = self._make(image_id, json.loads(config), record)
-            self._apply(names, image_id)
+            bound = Bound(target, (image_id, *parts)) if target else None
+            await self._put(self._make(image_id, json.loads(config), record), record, names, bound, parts)
         self._sync_soon()
         return self._images[image_id]
+
+    async def _put(
+        self,
+        image: Image,
+        record: Json,
+        names: Sequence[Reference],
+        bound: Bound | None,
+        parts: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Writes an image, its names and what they are bound to. In the lock."""
+        keys = [_key(name) for name in names]
+        bound = bound or (None if keys else self._bound.get(image.id))
+        after = {key: each for key, each in self._bound.items() if key not in (*keys, image.id)}
+        after |= dict.fromkeys(keys or [image.id], bound) if bound else {}
+        new = {each: config for each, config in (parts or {}).items() if each not in self._images}
+        gone = self._orphans(after, {image.id})
+        own = after[image.id].fields() if image.id in after else {}
+        fields = bound.fields() if bound else {}
+        await self.records.write(
+            [
+                *(Put("references", key, {"image": image.id, **fields}) for key in keys),
+                *(Put("images", each, _PART) for each in new),
+                Put("images", image.id, record | own),
+                *(Delete("images", each) for each in gone),
+            ]
+        )
+        for each, config in new.items():
+            self._images[each] = self._make(each, json.loads(config), _PART)
+        self._images[image.id] = image
+        self._hidden = (self._hidden | new.keys()) - {image.id}
+        self._settle(after, gone)
+        self._apply(names, image.id)
+
+    def _orphans(self, bound: Mapping[str, Bound], kept: Set[str]) -> list[str]:
+        """Images that were only part of a target, once `bound` is all that is bound."""
+        held = {each for one in bound.values() for each in one.images}
+        return [each for each in self._hidden if each not in held and each not in kept]
+
+    def _settle(self, bound: dict[str, Bound], gone: Iterable[str]) -> None:
+        dropped = {each.target for each in self._bound.values()} - {each.target for each in bound.values()}
+        self._bound = bound
+        for each in gone:
+            self._images.pop(each, None)
+            self._hidden.discard(each)
+        if dropped:
+            self.collect_soon()
 
     def _sync_soon(self) -> None:
         if self._syncing is None or self._syncing.done():
@@ -237,7 +344,10 @@ class ImageStore:
             if task is not None:
                 await asyncio.gather(task, return_exceptions=True)
 
-    async def name(self, image_id: str, names: Sequence[Reference], *, tagged: bool = True) -> None:
+    async def name(
+        self, image_id: str, names: Sequence[Reference], *, tagged: bool = True, bound: Bound | None = None
+    ) -> None:
+        """`bound`: what the names stand for from now on beside the image; None: nothing more."""
         async with self._writing:
             image = self._images.get(image_id)
             if image is None:
@@ -246,10 +356,7 @@ class ImageStore:
                 "parent": image.parent,
                 "last_tagged": times.rfc3339(time.time_ns()) if tagged else image.last_tagged,
             }
-            puts = [Put("references", _key(name), {"image": image_id}) for name in names]
-            await self.records.write([*puts, Put("images", image_id, record)])
-            self._images[image_id] = self._make(image_id, image.config, record)
-            self._apply(names, image_id)
+            await self._put(self._make(image_id, image.config, record), record, names, bound)
 
     def _apply(self, names: Iterable[Reference], image_id: str) -> None:
         changed = {image_id}
@@ -262,7 +369,12 @@ class ImageStore:
 
     async def unname(self, name: Reference) -> None:
         async with self._writing:
-            await self.records.write([Delete("references", _key(name))])
+            after = {key: each for key, each in self._bound.items() if key != _key(name)}
+            gone = self._orphans(after, set())
+            await self.records.write(
+                [Delete("references", _key(name)), *(Delete("images", each) for each in gone)]
+            )
+            self._settle(after, gone)
             image_id = self._references.pop(_key(name), "")
             if image_id in self._images:
                 self._rename(image_id)
@@ -271,15 +383,24 @@ class ImageStore:
         async with self._writing:
             image = self._images[image_id]
             record = {"parent": parent, "last_tagged": image.last_tagged}
-            await self.records.write([Put("images", image_id, record)])
+            own = self._bound.get(image_id)
+            await self.records.write([Put("images", image_id, record | (own.fields() if own else {}))])
             self._images[image_id] = self._make(image_id, image.config, record)
             self._rename(image_id)
 
     async def forget(self, image_id: str) -> None:
         """Removes the image's record; its parts go with the next collect()."""
         async with self._writing:
-            await self.records.write([Delete("images", image_id)])
+            after = {key: each for key, each in self._bound.items() if key != image_id}
+            gone = self._orphans(after, set())
+            if any(image_id in each.images for each in after.values()):
+                await self.records.write([Put("images", image_id, _PART)])
+                self._hidden.add(image_id)
+                return
+            await self.records.write([Delete("images", each) for each in {image_id, *gone}])
+            self._settle(after, gone)
             self._images.pop(image_id, None)
+            self._hidden.discard(image_id)
 
     async def _write(self, mutations: Sequence[Any]) -> None:
         async with self._writing:
@@ -317,6 +438,8 @@ class ImageStore:
             for diff_id in image.diff_ids:
                 if blob := self._blobs.get(diff_id):
                     yield Blob(blob.digest)
+        for target in {bound.target for bound in list(self._bound.values())}:
+            yield from map(Blob, targets.blobs(self.content, target))
         for snapshot in self.snapshots.walk():
             if snapshot.kind is not Kind.COMMITTED and snapshot.parent:
                 yield Layer(snapshot.parent)
@@ -366,6 +489,14 @@ class ImageStore:
                 self.snapshots.remove(snapshot.key)
         await self.collect()
         self._purge_soon()
+
+
+_PART: Json = {"parent": "", "last_tagged": NEVER, "part": True}
+
+
+def _lookup(reference: Reference) -> str:
+    reference = reference.with_default_tag()
+    return str(reference.with_digest(reference.digest) if reference.digest else reference)
 
 
 def _key(name: Reference) -> str:
