@@ -13,7 +13,7 @@ NEEDED := python3-venv ca-certificates git libseccomp2 libnftables1 busybox-stat
 TESTING := docker-registry skopeo umoci runc crun debootstrap nftables util-linux bsdutils curl openssl \
   apache2-utils xz-utils zstd e2fsprogs systemd
 
-.PHONY: help setup tools demo stop test unit system lint bench nightly openapi compat lock install \
+.PHONY: help setup tools demo stop test unit system lint bench nightly openapi compat proto lock install \
   uninstall
 
 help: ## List the targets
@@ -72,6 +72,11 @@ openapi: setup ## Write openapi.yaml from the application
 
 compat: setup ## Write the generated tables of docs/compatibility.md
 	$(PYTHON) docs/compatibility.py --write
+
+proto: setup ## Write the modules of BuildKit's messages from daemon/build/proto/*.proto
+	$(PYTHON) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. daemon/build/proto/*.proto
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH $(PYTHON) -m grpc_tools.protoc -I. --grpclib_python_out=. \
+	  $$(grep -l '^service' daemon/build/proto/*.proto)
 
 lock: setup ## Renew requirements.lock (all) and requirements-run.lock (what `make install` needs)
 	$(VENV)/bin/pip-compile --quiet --generate-hashes --allow-unsafe --extra dev --strip-extras \

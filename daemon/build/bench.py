@@ -154,8 +154,8 @@ class Job:
     progress: dict[str, Progress] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     """Digests of vertices to the keys that the cache knows their results by; the solver notes them."""
-    results: dict[str, Result] = field(default_factory=dict)
-    """Digests of vertices to what they gave; the solver notes them."""
+    known: dict[str, Result] = field(default_factory=dict)
+    """Keys to what they stand for, of all steps; the solver notes them."""
     reads: dict[Memo, str] = field(default_factory=dict)
     """Content digests that keys were made of; the solver notes them."""
     times: dict[str, int] = field(default_factory=dict)

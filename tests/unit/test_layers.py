@@ -28,11 +28,15 @@ MAY_KNOW = {
 BARE = {"daemon/runtime": ("daemon.runtime", "daemon.cgroups"), "daemon/cgroups": ("daemon.cgroups",)}
 """What runs in the supervisor and in pyd-oci: the standard library, and these."""
 
+GENERATED = ("_pb2.py", "_grpc.py")
+"""daemon/build/proto: written by a compiler."""
+
 SAY_NOTHING = re.compile(r"^(utils?|misc|helpers?|common|manager\d|stuff|tools)\.py$")
 
 
 def sources(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (REPOSITORY / folder).rglob("*.py"))
+    found = sorted(path for folder in folders for path in (REPOSITORY / folder).rglob("*.py"))
+    return [path for path in found if not path.name.endswith(GENERATED)]
 
 
 def name(path: Path) -> str:
