@@ -80,12 +80,11 @@ class Solver:
 
     async def solve_all(self, outputs: Sequence[Output | None]) -> list[Result]:
         """Several outputs' trees, in their order; what they share is done once."""
-        try:
-            return await self._solve(outputs)
-        except _Lost:
-            self._imported = None
-            self._tasks.clear()
-            return await self._solve(outputs)
+        while True:
+            try:
+                return await self._solve(outputs)
+            except _Lost:  # which that cache is not asked for again; what was done meanwhile is in ours
+                self._tasks.clear()
 
     async def _solve(self, outputs: Sequence[Output | None]) -> list[Result]:
         for vertex in ordered(outputs):
@@ -149,7 +148,7 @@ class Solver:
                 return await self._stacked(vertex, inputs, progress)
             case File() as file:
                 inputs[0] = await self._layered(inputs[0], vertex)
-                key = await self._file_key(file, inputs)
+                key = await self._key(lambda claims: self._file_key(file, inputs, claims), vertex)
 
                 async def make() -> list[Entry]:
                     return [await self._file(file, inputs, vertex)]
@@ -160,13 +159,13 @@ class Solver:
                 for mount in process.mounts:
                     if mount.output > 0 and mount.input >= 0:
                         inputs[mount.input] = await self._layered(inputs[mount.input], vertex)
-                key = await self._exec_key(process, inputs)
+                count = max(1 + max((mount.output for mount in process.mounts), default=0), 1)
+                key = await self._key(lambda claims: self._exec_key(process, inputs, claims), vertex, count)
 
                 async def work() -> list[Entry]:
                     return await self._exec(process, inputs, vertex, progress)
 
-                count = 1 + max((mount.output for mount in process.mounts), default=0)
-                return await self._cached(key, vertex, progress, work, max(count, 1))
+                return await self._cached(key, vertex, progress, work, count)
 
     async def _layered(self, result: Result, vertex: Vertex) -> Result:
         """A context's or a download's directory as a layer, where layers are needed."""
@@ -189,6 +188,18 @@ class Solver:
 
     # -- the cache
 
+    async def _key(self, make: Callable[[bool], Awaitable[str]], vertex: Vertex, count: int = 1) -> str:
+        """A key made of what imported caches say of contents, if that is found; else of what the contents are.
+
+        So no step runs and is remembered under a key that nobody here has checked.
+        """
+        if self._imported is None or vertex.about.no_cache:
+            return await make(False)
+        claimed = await make(True)
+        if await self._found(_numbered(claimed, count)) is not None:
+            return claimed
+        return await make(False)
+
     async def _cached(
         self,
         key: str,
@@ -201,15 +212,18 @@ class Solver:
         bench = self._bench
         fresh = vertex.about.no_cache
         self._job.keys[vertex.digest] = key
-        keys = [key, *(digest_of([key, number]) for number in range(1, count))]
+        keys = _numbered(key, count)
         while True:
             if not fresh and (found := await self._found(keys)) is not None:
+                self._note(keys, found)
                 return found, True
             other = bench.running.get(key)
             if other is None:
                 break
             try:
-                return await asyncio.shield(other), False
+                shared = await asyncio.shield(other)
+                self._note(keys, shared)
+                return shared, False
             except asyncio.CancelledError:
                 if not other.cancelled():
                     raise  # it is we who were cancelled
@@ -228,6 +242,7 @@ class Solver:
                     self._job.lease.add(Layer(entry.chain))
             results = tuple(Result(entry.diff_ids) for entry in made)
             mine.set_result(results)
+            self._note(keys, results)
             return results, False
         except asyncio.CancelledError:
             mine.cancel()
@@ -238,6 +253,12 @@ class Solver:
         finally:
             if bench.running.get(key) is mine:
                 del bench.running[key]
+
+    def _note(self, keys: Sequence[str], results: Results) -> None:
+        for key, result in zip(keys, results, strict=True):
+            self._job.known[key] = result
+            if result.diff_ids:
+                self._job.lease.add(Layer(result.chain))
 
     async def _found(self, keys: Sequence[str]) -> Results | None:
         """All outputs, from our own cache or one that was imported."""
@@ -256,8 +277,7 @@ class Solver:
         if self._imported is None:
             return
         for tree in trees:
-            missing = bool(tree.diff_ids) and not self._bench.store.has_layer(tree.chain)
-            if missing and not await self._imported.bring(tree):
+            if not await self._imported.bring(tree):
                 raise _Lost()
 
     def _find(self, key: str) -> Result | None:
@@ -398,13 +418,21 @@ class Solver:
     # -- keys
 
     async def _contents(
-        self, tree: Result, paths: tuple[str, ...], wildcard: bool, excludes: tuple[str, ...]
+        self,
+        tree: Result,
+        paths: tuple[str, ...],
+        wildcard: bool,
+        excludes: tuple[str, ...],
+        claims: bool = False,
     ) -> str:
-        """Digest of what is read of a tree; remembered for layers."""
+        """Digest of what is read of a tree; remembered for layers. `claims`: an imported cache may tell."""
         memo = (tree.chain, paths, wildcard, excludes)
         if tree.directory is None:
-            known = self._bench.digests.get(memo) or (self._imported.read(memo) if self._imported else None)
-            if known:
+            known = self._bench.digests.get(memo)
+            if known is None and claims and self._imported is not None:
+                known = self._imported.read(memo)
+            if known is not None:
+                self._job.reads[memo] = known
                 return known
             await self._bring(tree)
         found: str = await self._bench.workshop.call(
@@ -417,24 +445,28 @@ class Solver:
         if tree.directory is None:
             if len(self._bench.digests) > _MAX_DIGESTS:
                 self._bench.digests.clear()
-            self._bench.digests[memo] = found
+            self._bench.digests[memo] = self._job.reads[memo] = found
         return found
 
-    async def _file_key(self, file: File, inputs: list[Result]) -> str:
+    async def _file_key(self, file: File, inputs: list[Result], claims: bool) -> str:
         read = []
         for action in file.actions:
             if isinstance(action, CopyFiles):
                 tree = inputs[action.input]
-                read.append(await self._contents(tree, action.sources, action.wildcard, action.excludes))
+                read.append(
+                    await self._contents(tree, action.sources, action.wildcard, action.excludes, claims)
+                )
         return digest_of(["file", describe(file), inputs[0].chain, read])
 
-    async def _exec_key(self, process: Exec, inputs: list[Result]) -> str:
+    async def _exec_key(self, process: Exec, inputs: list[Result], claims: bool) -> str:
         read = []
         for mount in process.mounts:
             if mount.input >= 0:
                 tree = inputs[mount.input]
                 whole = mount.output > 0 or tree is SCRATCH
-                read.append(tree.chain if whole else await self._contents(tree, (mount.source,), False, ()))
+                read.append(
+                    tree.chain if whole else await self._contents(tree, (mount.source,), False, (), claims)
+                )
         described = describe(process)
         described.pop("proxy")
         described["env"] = [each for each in process.env if not each.startswith("SOURCE_DATE_EPOCH=")]
@@ -521,6 +553,11 @@ class Solver:
         blob = self._bench.store.blob(diff_ids[-1]) if diff_ids else None
         stored = blob.digest if blob else ""
         return Entry("", diff_ids, chain, stored, size, now, now, 1, kind, vertex.about.name, parent)
+
+
+def _numbered(key: str, count: int) -> list[str]:
+    """The keys of a step's outputs."""
+    return [key, *(digest_of([key, number]) for number in range(1, count))]
 
 
 class _Active:

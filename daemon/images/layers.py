@@ -13,12 +13,11 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from daemon.images import progress
 from daemon.images.manifests import Descriptor
 from daemon.images.model import Json
-from daemon.images.sessions import Session
 from daemon.images.store import UNPACKING, ImageStore, LayerBlob
 from daemon.images.transfer.parent import Worker
 from storage import failpoints
@@ -39,14 +38,29 @@ class Wanted:
     parent: str | None
     descriptor: Descriptor
     repository: str
+    """Which is known to hold the blob then; empty when it comes from elsewhere."""
 
     @property
     def short(self) -> str:
         return progress.short(self.descriptor.digest)
 
 
+class Source(Protocol):
+    """Where layers come from: a registry's session, or a builder's client."""
+
+    def acquire(self) -> None: ...
+
+    async def release(self) -> None: ...
+
+    async def layer(
+        self, layer: Descriptor, directory: str, progress: Callable[[dict[str, Any]], None]
+    ) -> Json:
+        """Stores the blob, verified, and unpacks it; the worker's answer (ingest.Layer's fields)."""
+        ...
+
+
 class LayerJob:
-    def __init__(self, jobs: LayerJobs, wanted: Wanted, session: Session, below: LayerJob | None):
+    def __init__(self, jobs: LayerJobs, wanted: Wanted, session: Source, below: LayerJob | None):
         self._jobs, self.wanted, self._session, self._below = jobs, wanted, session, below
         self._listeners: list[Listener] = []
         self._last: Json | None = None
@@ -143,7 +157,8 @@ class LayerJob:
             store.snapshots.commit(wanted.chain_id, key, parent=wanted.parent)
         blob = LayerBlob(wanted.descriptor.digest, layer["blob_size"], layer["tar_size"], layer["media_type"])
         await store.add_layer(wanted.chain_id, wanted.diff_id, layer["size"], blob)
-        await store.note_repository(wanted.diff_id, wanted.repository)
+        if wanted.repository:
+            await store.note_repository(wanted.diff_id, wanted.repository)
 
 
 class LayerJobs:
@@ -159,7 +174,7 @@ class LayerJobs:
         """How many layers may be fetched at once, from the next one on; those that wait keep their place."""
         self.slots = asyncio.Semaphore(limit)
 
-    def join(self, wanted: Wanted, session: Session, below: LayerJob | None, listener: Listener) -> LayerJob:
+    def join(self, wanted: Wanted, session: Source, below: LayerJob | None, listener: Listener) -> LayerJob:
         """The running job for this layer, or a new one."""
         job = self._jobs.get(wanted.chain_id)
         if job is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daemon.config import DaemonConfig
 from daemon.images import archive, create, details, listing, platforms, reference, removal
@@ -35,6 +35,9 @@ from storage.errors import Conflict, InvalidArgument, NotFound, NotImplementedYe
 from storage.gc import Blob
 from storage.records import Records
 from storage.snapshots import Snapshotter
+
+if TYPE_CHECKING:
+    from daemon.images.fetch import Fetch
 
 Events = Callable[[str, str, str, dict[str, str]], None]
 """(type, action, id, attributes), as the engine publishes them."""
@@ -151,6 +154,12 @@ class ImageService:
 
         async for line in reported(work):
             yield line
+
+    def fetch(self, name: Reference, platform: Platform | None, auth: AuthConfig | None) -> Fetch:
+        """For builds: an image's configuration, and its layers when they are needed; it gets no name."""
+        from daemon.images.fetch import Fetch
+
+        return Fetch(self._store, self._registries, self._jobs, name, platform, auth, lambda line: None)
 
     def _warn_of_platform(self, name: Reference, platform: Platform | None, say: Say) -> None:
         image = self._store.get(self._store.image_of(name) or "")

@@ -42,6 +42,7 @@ _DEEPEST = 4096
 @dataclass(frozen=True)
 class Step:
     diff_ids: tuple[str, ...]
+    chain: str
     created: int
 
 
@@ -57,7 +58,7 @@ class Table:
 
     def find(self, key: str) -> Step | None:
         found = self.steps.get(key)
-        return None if found is None else Step(self.diff_ids(found[0]), found[1])
+        return None if found is None else Step(self.diff_ids(found[0]), self.trees[found[0]][2], found[1])
 
     def diff_ids(self, tree: int) -> tuple[str, ...]:
         found: list[str] = []
