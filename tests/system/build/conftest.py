@@ -6,11 +6,14 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.system.host import ENVIRONMENT, Host
+
+if TYPE_CHECKING:
+    from tests.system.build.plugins import Buildx
 
 
 class Builder:
@@ -64,6 +67,13 @@ class Builder:
 @pytest.fixture
 def builder(host: Host, tmp_path: Path) -> Builder:
     return Builder(host, tmp_path)
+
+
+@pytest.fixture
+def buildx(host: Host, tmp_path: Path) -> Buildx:
+    from tests.system.build.plugins import Buildx
+
+    return Buildx(host, tmp_path)
 
 
 @pytest.fixture
