@@ -46,8 +46,9 @@ stop: ## Undo everything that `make demo` did: containers, daemon, its files
 	@./docs/demo stop
 
 test: tools lint ## Everything that must pass: ruff, mypy --strict, all tests
-	# What fails is run once more by itself: a busy machine's timing passes then, a fault fails again.
-	$(PYTHON) -m pytest -m "not nightly" || \
+	# Two processes, a file's tests in one: much of a test is waiting. What fails is run once more by itself:
+	# a busy machine's timing passes then, a fault fails again.
+	$(PYTHON) -m pytest -m "not nightly" -n 2 --dist loadfile || \
 	  $(PYTHON) -m pytest -m "not nightly" --last-failed --last-failed-no-failures none
 
 unit: setup ## Parsing and pure logic only
