@@ -16,11 +16,18 @@ _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
 _SYS_OPENAT2 = 437
+_SYS_QUOTACTL_FD = 443
 _SYS_FCHMODAT2 = 452
 
 _AT_EMPTY_PATH = 0x1000
+_AT_FDCWD = -100
+_OPEN_TREE_CLONE = 1
+_CLONE_NEWNS = 0x20000
+_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_SLAVE = 0x2, 0x4, 0x4000, 0x80000
 
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 FSCONFIG_SET_STRING = 1
@@ -84,6 +91,22 @@ def fsconfig_create(fd: int) -> None:
 
 def fsmount(fd: int, attributes: int) -> int:
     return _checked(_syscall(_SYS_FSMOUNT, fd, FSMOUNT_CLOEXEC, attributes), "fsmount")
+
+
+def overlay_of_own(place: str, options: bytes) -> int:
+    """mount(2) of an overlay over a directory, in a mount namespace of the calling thread's; a copy of it that is
+    attached nowhere. For threads that end then, and their namespace with them."""
+    target = os.fsencode(place)
+    _checked(_libc.unshare(_CLONE_NEWNS), "unshare")
+    _checked(_libc.mount(None, b"/", None, _MS_REC | _MS_SLAVE, None), "/")
+    _checked(_libc.mount(b"overlay", target, b"overlay", _MS_NODEV | _MS_NOSUID, options), place)
+    return _checked(_syscall(_SYS_OPEN_TREE, _AT_FDCWD, target, _OPEN_TREE_CLONE | os.O_CLOEXEC), place)
+
+
+def quotactl(fd: int, command: int, identity: int, buffer: bytearray) -> None:
+    """quotactl_fd(2) on the file system of an open file; `buffer` is read or filled. Linux 5.14."""
+    address = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    _checked(_syscall(_SYS_QUOTACTL_FD, fd, command, identity, address), "quotactl_fd")
 
 
 def _checked(result: int, what: str) -> int:

@@ -51,7 +51,7 @@ async def create(
     if platform and image:
         _check_platform(image, config.get("Image", ""), platform)
     warnings = validate.check(config, asked, frozenset(CAPABILITIES))
-    warnings += refusals.check(config, asked, ctx.registry)
+    warnings += refusals.check(config, asked, ctx.registry, limits=ctx.snapshots.limits)
     warnings += _warnings(asked)
     asked, discarded = ability.kept(asked)
     warnings += discarded
@@ -161,7 +161,8 @@ async def _make(ctx: Context, container: Container, *, recursive_read_only: bool
     ctx.registry.reserve(container.name, container.id)
     prepared = False
     try:
-        ctx.snapshots.prepare(container.id, container.layers[0] if container.layers else None)
+        limit = refusals.storage_limit(container.host)
+        ctx.snapshots.prepare(container.id, container.layers[0] if container.layers else None, limit=limit)
         prepared = True
         (ctx.snapshots.layer_dir(container.id) / scaffold.MARK).touch(mode=0o755)
         container.mounts = await mounts.settle(container, ctx.registry, ctx.volumes)

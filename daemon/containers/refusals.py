@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from daemon.containers.registry import Registry
 from daemon.containers.wire import Config, HostConfig, Mount
+from daemon.sizes import ram_in_bytes
 from storage.errors import InvalidArgument, NotFound
 
 _MAC = re.compile(r"(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}$")
@@ -25,8 +26,8 @@ _OPTIONS = {
 _TMPFS_FLAGS = ("exec", "noexec")
 
 
-def check(config: Config, host: HostConfig, registry: Registry) -> Iterator[str]:
-    """Warnings. Raises InvalidArgument, NotFound (a volume driver)."""
+def check(config: Config, host: HostConfig, registry: Registry, *, limits: bool = False) -> Iterator[str]:
+    """Warnings. Raises InvalidArgument, NotFound (a volume driver). `limits`: file systems can have a size."""
     _annotations(host)
     _addresses(host)
     _ports(config, host)
@@ -35,7 +36,7 @@ def check(config: Config, host: HostConfig, registry: Registry) -> Iterator[str]
         _mount(mount)
     if any(mount.get("Type") == "image" for mount in host.get("Mounts") or []):
         yield "Image mount is an experimental feature"
-    _storage(host)
+    _storage(host, limits=limits)
     _realtime(host)
     if host.get("Cgroup"):
         raise InvalidArgument(f"invalid cgroup {host['Cgroup']}: only CgroupParent can be chosen")
@@ -126,16 +127,26 @@ def _subpath(path: str) -> None:
         )
 
 
-def _storage(host: HostConfig) -> None:
-    """Sizes need project quotas, which the engine does not set up on any file system."""
-    options = host.get("StorageOpt") or {}
-    for key in options:
-        if key != "size":
+def storage_limit(host: HostConfig) -> int:
+    """Bytes of `--storage-opt size=`, 0 without. Raises InvalidArgument (moby overlay2 parseStorageOpt)."""
+    limit = 0
+    for key, value in (host.get("StorageOpt") or {}).items():
+        if key.lower() != "size":
             raise InvalidArgument(f"Unknown option {key}")
-    if options:
+        try:
+            limit = ram_in_bytes(value)
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
+    return limit
+
+
+def _storage(host: HostConfig, *, limits: bool) -> None:
+    options = host.get("StorageOpt") or {}
+    if not limits and any(key.lower() == "size" for key in options):
         raise InvalidArgument(
             "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
         )
+    storage_limit(host)
 
 
 def _realtime(host: HostConfig) -> None:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from daemon.containers.model import Container
 from daemon.runtime import syscalls
 from storage.errors import Conflict
-from storage.snapshots import OverlayMount, Snapshotter
+from storage.snapshots import OverlayMount, Snapshotter, mounts
 
 MAX_TEXT = 4 << 20
 
@@ -42,27 +41,7 @@ def open_root(container: Container, snapshots: Snapshotter, *, writable: bool = 
 
 def open_tree(mount: OverlayMount, *, writable: bool) -> int:
     """A detached mount of a snapshot that is in no running container's use."""
-    if mount.plain is not None:
-        return os.open(mount.plain, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    lower = list(mount.lower)
-    if writable:
-        return _overlay(lower, mount.upper, mount.work)
-    if mount.upper is not None:
-        lower.insert(0, mount.upper)
-    return _overlay(lower, None, None)
-
-
-def _overlay(lower: list[Path], upper: Path | None, work: Path | None) -> int:
-    fs = syscalls.fsopen(b"overlay")
-    try:
-        options = [(b"lowerdir+", path) for path in lower]
-        options += [(key, path) for key, path in ((b"upperdir", upper), (b"workdir", work)) if path]
-        for key, path in options:
-            syscalls.fsconfig(fs, syscalls.FSCONFIG_SET_STRING, key, os.fsencode(path))
-        syscalls.fsconfig(fs, syscalls.FSCONFIG_CMD_CREATE, None, None)
-        return syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSUID)
-    finally:
-        os.close(fs)
+    return mounts.open_tree(mount if writable else mount.as_read_only())
 
 
 def open_in(root: int, path: str, flags: int = os.O_RDONLY, mode: int = 0) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from daemon.containers.context import Context
 from daemon.containers.model import Container, MountPoint
+from daemon.runtime import overlay
 from storage.errors import InvalidArgument
 
 
@@ -41,7 +42,8 @@ def _image(ctx: Context, point: MountPoint) -> dict[str, Any]:
     layers = [str(ctx.snapshots.layer_dir(chain_id)) for chain_id in reversed(chain_ids)]
     if len(layers) == 1:
         return _mount(point, "bind", layers[0], ["rbind", "rprivate", "ro"])
-    return _mount(point, "overlay", "overlay", [*(f"lowerdir+={layer}" for layer in layers), "ro"])
+    options = [f"{key}={value}" for key, value in overlay.lower_parameters(layers)]
+    return _mount(point, "overlay", "overlay", [*options, "ro"])
 
 
 def _file_system(point: MountPoint, options: dict[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 
-from daemon.runtime import inroot
+from daemon.runtime import inroot, overlay
 from daemon.runtime import mountoptions as options
 from daemon.runtime import syscalls as sc
 from daemon.runtime.mountoptions import MountOptions
@@ -139,7 +139,11 @@ class OpenShared:
 
 
 class OverlayRoot:
-    """Mount an overlay as the root: in the container's own mount namespace, the host never has it."""
+    """Mount an overlay as the root: in the container's own mount namespace, the host never has it.
+
+    Linux 6.5 takes the lower directories one by one. An older one swallows them so, and refuses the mount when
+    it is made; it wants them as one text, which must go by mount(2): fsconfig(2) takes no more than 256 bytes.
+    """
 
     __slots__ = ("lower", "target", "upper", "work")
 
@@ -147,33 +151,31 @@ class OverlayRoot:
         self.lower, self.upper, self.work, self.target = lower, upper, work, target
 
     def open_source(self) -> int:
+        if not overlay.ONE_BY_ONE:
+            return self._classic()
         parameters: list[tuple[bytes, bytes | None]] = [(b"source", b"overlay")]
         parameters += [(b"lowerdir+", os.fsencode(path)) for path in self.lower]
         if self.upper and self.work:
             parameters += [(b"upperdir", os.fsencode(self.upper)), (b"workdir", os.fsencode(self.work))]
         return new_filesystem(b"overlay", parameters, 0)
 
+    def _classic(self) -> int:
+        data = "=".join(*overlay.lower_parameters(self.lower))
+        if self.upper and self.work:
+            data += f",upperdir={self.upper},workdir={self.work}"
+        target = os.fsencode(self.target)
+        sc.mount(b"overlay", target, b"overlay", 0, os.fsencode(data))
+        try:
+            return sc.open_tree(sc.AT_FDCWD, target, sc.OPEN_TREE_CLONE)
+        finally:
+            sc.umount2(target, sc.MNT_DETACH)
+
     def execute(self, context: Context) -> None:
         tree = context.sources.get(id(self), -1)
         if tree < 0:
-            try:
-                tree = self.open_source()
-            except OSError as error:
-                if error.filename != "lowerdir+":
-                    raise
-                self._execute_classic(context)
-                return
+            tree = self.open_source()
         attach_over_root(tree)
         context.root = tree
-
-    def _execute_classic(self, context: Context) -> None:
-        """mount(2), for kernels before 6.5, which know no `lowerdir+`; colons in paths are escaped."""
-        lower = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in self.lower)
-        data = f"lowerdir={lower}"
-        if self.upper and self.work:
-            data += f",upperdir={self.upper},workdir={self.work}"
-        sc.mount(b"overlay", os.fsencode(self.target), b"overlay", 0, os.fsencode(data))
-        context.root = os.open(self.target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def describe(self) -> str:
         return f"mount overlay of {len(self.lower)} layers, upper {self.upper or 'none'}, as the root"

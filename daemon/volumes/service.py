@@ -19,8 +19,10 @@ from typing import Any
 
 from daemon.clock import now_ns, rfc3339
 from daemon.labels import has_label
+from daemon.sizes import ram_in_bytes
 from storage.errors import Conflict, InvalidArgument, NotFound
 from storage.records import Delete, Put, Records
+from storage.snapshots.quota import ProjectQuota
 
 KIND = "volumes"
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
@@ -62,11 +64,16 @@ class Volumes:
         self._volumes: dict[str, Volume] = {}
         self.users: Callable[[str], list[str]] = lambda name: []
         """IDs of the containers that mount a volume; the engine sets it."""
+        self._quota: ProjectQuota | None = None
 
     async def start(self) -> None:
         self._root.mkdir(mode=0o701, parents=True, exist_ok=True)
         self._volumes = {key: Volume(**record) for key, record in self._records.load(KIND).items()}
         await asyncio.to_thread(self._sweep)
+        self._quota = await asyncio.to_thread(self._open_quota)
+
+    def _open_quota(self) -> ProjectQuota | None:
+        return ProjectQuota.open(self._root, [f"{entry.path}/_data" for entry in os.scandir(self._root)])
 
     def _sweep(self) -> None:
         for entry in self._root.iterdir():
@@ -114,10 +121,13 @@ class Volumes:
             if options and options != (existing.options or {}):
                 raise Conflict(f"volume {name} already exists with different options: {existing.options}")
             return existing
-        _check_options(options or {})
+        _check_options(options or {}, limits=self._quota is not None)
         directory = self._root / name / "_data"
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         os.chmod(directory.parent, 0o701)
+        size = ram_in_bytes((options or {}).get("size") or "0")
+        if size and self._quota:
+            await asyncio.to_thread(self._quota.limit, str(directory), size)
         volume = Volume(name, str(directory), now_ns(), labels, options, extra=extra)
         await self._save(volume)
         self._volumes[name] = volume
@@ -160,8 +170,14 @@ class Volumes:
             raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
         await self._records.write([Delete(KIND, name)])
         del self._volumes[name]
-        await asyncio.to_thread(shutil.rmtree, Path(volume.mountpoint).parent, True)
+        await asyncio.to_thread(self._delete, volume)
         self._publish("volume", "destroy", name, {"driver": "local"})
+
+    def _delete(self, volume: Volume) -> None:
+        project = self._quota.limited(volume.mountpoint) if self._quota else 0
+        shutil.rmtree(Path(volume.mountpoint).parent, ignore_errors=True)
+        if self._quota:
+            self._quota.release(project)
 
     def list(self, filters: Filters | None = None) -> dict[str, Any]:
         chosen = [v.as_docker() for v in self._volumes.values() if self._matches(v, filters or {})]
@@ -205,10 +221,18 @@ class Volumes:
         return list(self._volumes.values())
 
 
-def _check_options(options: dict[str, str]) -> None:
+def _check_options(options: dict[str, str], *, limits: bool) -> None:
+    """As moby volume/local validateOpts."""
     for key in options:
         if key not in ("type", "o", "device", "size"):
             raise InvalidArgument(f'invalid option: "{key}"')
+    if "size" in options:
+        try:
+            size = ram_in_bytes(options["size"])
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
+        if size and not limits:
+            raise InvalidArgument("quota size requested but no quota support")
     if options.get("o") and not options.get("type"):
         raise InvalidArgument('missing required option: "type"')
     if options.get("type") and not options.get("device"):

@@ -10,7 +10,7 @@ from storage.snapshots.interface import (
     Snapshotter,
     Usage,
 )
-from storage.snapshots.mounts import mounted
+from storage.snapshots.mounts import mounted, open_tree
 from storage.snapshots.overlay import OverlaySnapshotter
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "Snapshotter",
     "Usage",
     "mounted",
+    "open_tree",
 ]

@@ -13,6 +13,7 @@ from storage import disk, failpoints, trees
 from storage.errors import Conflict, InvalidArgument
 from storage.snapshots.index import Index, Record, labels_of
 from storage.snapshots.interface import Change, Kind, OverlayMount, Snapshot, Usage
+from storage.snapshots.quota import ProjectQuota, accept_all
 from storage.streams import Writable
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -28,12 +29,29 @@ class DirectorySnapshotter(ABC):
         self._index = Index.open(root)
         self._purging = threading.Lock()
         """Two at once would delete under each other's feet."""
+        self._quota = ProjectQuota.open(root, self._index.directories())
+        if self._quota:
+            accept_all(root / "trash")
 
-    def prepare(self, key: str, parent: str | None, *, labels: Mapping[str, str] | None = None) -> Snapshot:
+    @property
+    def limits(self) -> bool:
+        return self._quota is not None
+
+    def prepare(
+        self, key: str, parent: str | None, *, labels: Mapping[str, str] | None = None, limit: int = 0
+    ) -> Snapshot:
         snapshot = Snapshot(key, Kind.ACTIVE, parent, time.time_ns(), labels_of(labels))
         with self._index.adding(snapshot) as directory:
+            if limit:
+                self._limit(directory, limit)
             self._make_tree(directory, parent)
         return snapshot
+
+    def _limit(self, directory: str, limit: int) -> None:
+        if self._quota is None:
+            raise InvalidArgument(f"{self.root}: the file system has no project quotas")
+        self._quota.limit(directory, limit)
+        failpoints.hit("snapshots.limit")
 
     def view(self, key: str, parent: str, *, labels: Mapping[str, str] | None = None) -> Snapshot:
         snapshot = Snapshot(key, Kind.VIEW, parent, time.time_ns(), labels_of(labels))
@@ -112,7 +130,11 @@ class DirectorySnapshotter(ABC):
             try:
                 names = os.listdir(trash)
                 for name in names:
+                    project = self._quota.limited(f"{self.root}/trash/{name}") if self._quota else 0
                     trees.remove(name, dir_fd=trash)
+                    if self._quota:
+                        failpoints.hit("snapshots.release")
+                        self._quota.release(project)
             finally:
                 os.close(trash)
         return len(names)

@@ -90,6 +90,12 @@ class Index:
     def directory(self, record: Record) -> str:
         return f"{self.root}/{record.number}"
 
+    def directories(self) -> list[str]:
+        """Those of all snapshots, and of removed ones that still lie there."""
+        with self.lock:
+            found = [self.directory(record) for record in self.records.values()]
+        return found + [entry.path for entry in os.scandir(self.root / "trash")]
+
     def get(self, key: str) -> Record:
         with self.lock:
             record = self.records.get(key)

@@ -151,8 +151,18 @@ class OverlayMount:
 class Snapshotter(Protocol):
     """See the module's text for the model. NotFound is raised for a key that is not there."""
 
-    def prepare(self, key: str, parent: str | None, *, labels: Mapping[str, str] | None = None) -> Snapshot:
-        """Makes an active snapshot on a committed parent, or on nothing. Conflict when the key is taken."""
+    @property
+    def limits(self) -> bool:
+        """Whether an active snapshot can be given a limit: the file system has project quotas."""
+        ...
+
+    def prepare(
+        self, key: str, parent: str | None, *, labels: Mapping[str, str] | None = None, limit: int = 0
+    ) -> Snapshot:
+        """Makes an active snapshot on a committed parent, or on nothing. Conflict when the key is taken.
+
+        Its own files may take `limit` bytes, 0 for any number. InvalidArgument where there are no limits.
+        """
         ...
 
     def view(self, key: str, parent: str, *, labels: Mapping[str, str] | None = None) -> Snapshot:

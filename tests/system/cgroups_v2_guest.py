@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -25,7 +24,18 @@ from daemon.cgroups import CgroupError, detect, drain_oom_event, open_cgroup
 from daemon.cgroups.devices import bpf
 from daemon.cgroups.devices.rules import policy_of
 from daemon.cgroups.killing import signal_all
-from tests.system.cgroups_v2_tools import ROOT, asker, group, line, python, refuses, value, wait_until
+from tests.system import quota_guest
+from tests.system.cgroups_v2_tools import (
+    ROOT,
+    asker,
+    group,
+    line,
+    python,
+    refuses,
+    run_container,
+    value,
+    wait_until,
+)
 
 MARK = "PYD-RESULTS "
 DENY_ALL: dict[str, Any] = {"allow": False, "access": "rwm"}
@@ -431,43 +441,9 @@ def check_a_container_runs_under_its_limits() -> None:
     """The runtime's own command on a bundle: cloned into the cgroup, seen through a cgroup namespace."""
     script = "cat /proc/self/cgroup; cat /sys/fs/cgroup/memory.max; echo > /dev/null && echo null; "
     script += "cat < /dev/kmsg 2>/dev/null || echo denied"
-    namespaces = ("pid", "ipc", "uts", "mount", "network", "cgroup")
-    config = {
-        "ociVersion": "1.2.0",
-        "process": {
-            "user": {"uid": 0, "gid": 0},
-            "args": ["/bin/busybox", "sh", "-c", script],
-            "env": ["PATH=/bin"],
-            "cwd": "/",
-        },
-        "root": {"path": "rootfs"},
-        "hostname": "guest",
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
-            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]},
-        ],
-        "linux": {
-            "cgroupsPath": "/pyd/box",
-            "resources": {
-                "devices": [DENY_ALL],
-                "memory": {"limit": 64 << 20},
-                "pids": {"limit": 20},
-            },
-            "devices": [{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11, "fileMode": 0o666}],
-            "namespaces": [{"type": kind} for kind in namespaces],
-        },
-    }
-    Path("/bundle/config.json").write_text(json.dumps(config))
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "/pyd/daemon/runtime/pyd-oci", "run", "--bundle", "/bundle", "box"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    resources = {"devices": [DENY_ALL], "memory": {"limit": 64 << 20}, "pids": {"limit": 20}}
+    devices = [{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11, "fileMode": 0o666}]
+    done = run_container(script, {"path": "rootfs"}, resources=resources, devices=devices)
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
     assert done.stdout.splitlines() == ["0::/", str(64 << 20), "null", "denied"], (done.stdout, done.stderr)
     assert not open_cgroup(detect(), "pyd/box").exists()
@@ -477,7 +453,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     name.removeprefix("check_"): function
     for name, function in list(globals().items())
     if name.startswith("check_")
-}
+} | quota_guest.CHECKS
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -90,3 +91,38 @@ def asker(process: subprocess.Popen[bytes]) -> Callable[[str, str], str]:
         return line(process)
 
     return ask
+
+
+def run_container(script: str, root: dict[str, Any], **linux: Any) -> subprocess.CompletedProcess[str]:
+    namespaces = ("pid", "ipc", "uts", "mount", "network", "cgroup")
+    config = {
+        "ociVersion": "1.2.0",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": ["/bin/busybox", "sh", "-c", script],
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+        },
+        "root": root,
+        "hostname": "guest",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]},
+        ],
+        "linux": {
+            "cgroupsPath": "/pyd/box",
+            "namespaces": [{"type": kind} for kind in namespaces],
+            **linux,
+        },
+    }
+    Path("/bundle/config.json").write_text(json.dumps(config))
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "/pyd/daemon/runtime/pyd-oci", "run", "--bundle", "/bundle", "box"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )

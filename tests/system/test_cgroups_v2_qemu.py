@@ -1,5 +1,7 @@
 """cgroup v2 as the only hierarchy, for real: a virtual machine with a Debian kernel runs cgroups_v2_guest.py.
 
+And project quotas of XFS, on a second disk.
+
 The machines that test pyd may be v1, hybrid or v2; the guest is always unified. Its kernel comes from
 Debian's package, downloaded and unpacked but not installed; its root is an initramfs put together here of
 busybox, the host's Python with its standard library, and pyd. KVM where it works, emulation otherwise.
@@ -25,7 +27,9 @@ from tests.system import cgroups_v2_guest as guest
 
 PYTHON = Path("/usr/bin/python3")
 REPOSITORY = Path(__file__).resolve().parents[2]
-MODULES = ("drivers/block/loop", "fs/overlayfs/overlay")
+MODULES = ("drivers/block/loop", "fs/overlayfs/overlay", "lib/libcrc32c", "fs/xfs/xfs")
+DISK_SIZE = 320 << 20
+"""mkfs.xfs makes nothing below 300 MiB; the file is sparse."""
 SECONDS = 240
 SIGN_OF_LIFE_SECONDS = 3
 
@@ -66,12 +70,18 @@ reboot -f
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> dict[str, str]:
     """Name of a check to "ok" or a traceback."""
-    install_missing({"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static"})
+    install_missing(
+        {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "mkfs.xfs": "xfsprogs"}
+    )
     assert pytestconfig.cache is not None
     kernel, modules = kernel_files(pytestconfig.cache.mkdir("guest-kernel"))
     image = tmp_path_factory.mktemp("guest") / "initramfs"
     image.write_bytes(initramfs(modules))
-    output = boot(kernel, image)
+    disk = image.with_name("disk")
+    with open(disk, "wb") as file:
+        file.truncate(DISK_SIZE)
+    subprocess.run(["mkfs.xfs", "-q", disk], check=True)
+    output = boot(kernel, image, disk)
     found = re.search(re.escape(guest.MARK) + r"(\{.*\})", output)
     assert found, f"the guest gave no results; the end of its console:\n{output[-4000:]}"
     answer: dict[str, str] = json.loads(found[1])
@@ -131,10 +141,12 @@ def initramfs(modules: list[Path]) -> bytes:
         archive.host_file(path)
     for name in (
         *("daemon/__init__.py", "tests/__init__.py", "tests/system/__init__.py"),
-        *("tests/system/cgroups_v2_guest.py", "tests/system/cgroups_v2_tools.py"),
+        *(f"tests/system/{name}.py" for name in ("cgroups_v2_guest", "cgroups_v2_tools", "quota_guest")),
     ):
         archive.file(f"pyd/{name}", (REPOSITORY / name).read_bytes())
-    for folder in ("daemon/cgroups", "daemon/runtime"):
+    for name in ("clock", "labels", "sizes", "volumes/__init__", "volumes/service"):
+        archive.file(f"pyd/daemon/{name}.py", (REPOSITORY / f"daemon/{name}.py").read_bytes())
+    for folder in ("daemon/cgroups", "daemon/runtime", "storage"):
         for path in sorted((REPOSITORY / folder).rglob("*")):
             if path.suffix in (".py", ".json") or path.name == "pyd-oci":
                 archive.file(f"pyd/{path.relative_to(REPOSITORY)}", path.read_bytes(), 0o755)
@@ -206,20 +218,22 @@ class Archive:
         return b"".join(self._parts)
 
 
-def boot(kernel: Path, image: Path) -> str:
+def boot(kernel: Path, image: Path, disk: Path) -> str:
     """Run the guest until it resets; its console. A /dev/kvm that gives no sign of life is passed over:
     a nested or software-made one can open and still not get a kernel through its first instructions."""
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
-        output, ended = run_guest(kernel, image, "kvm", SIGN_OF_LIFE_SECONDS)
+        output, ended = run_guest(kernel, image, disk, "kvm", SIGN_OF_LIFE_SECONDS)
         if ended and guest.MARK in output:
             return output
-    output, ended = run_guest(kernel, image, "tcg,thread=multi", None)
+    output, ended = run_guest(kernel, image, disk, "tcg,thread=multi", None)
     if not ended:
         pytest.fail(f"the guest did not end within {SECONDS} s; the end of its console:\n{output[-4000:]}")
     return output
 
 
-def run_guest(kernel: Path, image: Path, accelerator: str, first_sign: float | None) -> tuple[str, bool]:
+def run_guest(
+    kernel: Path, image: Path, disk: Path, accelerator: str, first_sign: float | None
+) -> tuple[str, bool]:
     """The console, and whether the guest ended by itself. Stopped when the kernel says nothing within
     `first_sign` seconds."""
     command = [
@@ -227,6 +241,7 @@ def run_guest(kernel: Path, image: Path, accelerator: str, first_sign: float | N
         *("-accel", accelerator, "-cpu", "max,arch-capabilities=off"),
         *("-m", "1024", "-smp", "2", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
         *("-serial", "stdio", "-kernel", str(kernel), "-initrd", str(image)),
+        *("-drive", f"file={disk},format=raw,if=none,id=disk", "-device", "nvme,drive=disk,serial=disk"),
         *("-append", "console=ttyS0 earlyprintk=serial,ttyS0 panic=-1 random.trust_cpu=on mitigations=off"),
     ]
     output = b""

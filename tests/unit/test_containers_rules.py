@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from daemon.containers import merge, mounts, names, prune, show, signals, validate
+from daemon.containers import merge, mounts, names, prune, refusals, show, signals, validate
 from daemon.containers.detach import DEFAULT, detach_keys
 from daemon.containers.spec import users
 from daemon.runtime.capabilities import NUMBERS
+from daemon.sizes import ram_in_bytes
 from storage.errors import InvalidArgument
 
 KNOWN = frozenset(NUMBERS)
@@ -249,3 +250,30 @@ def test_go_durations() -> None:
     assert prune.go_duration("10s") == 10
     assert prune.go_duration("2026-01-01") is None
     assert prune.go_duration("5") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("10G", 10 << 30), ("1.5 KiB", 1536), ("64m", 64 << 20), ("7b", 7), ("2Tb", 2 << 40)],
+)
+def test_sizes_as_go_units_reads_them(text: str, size: int) -> None:
+    assert ram_in_bytes(text) == size
+    assert refusals.storage_limit({"StorageOpt": {"size": text}}) == size
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"size": "abc"}, "invalid size: 'abc'"),
+        ({"size": "-1"}, "invalid size: '-1'"),
+        ({"size": ""}, "invalid size: ''"),
+        ({"size": "1x"}, "invalid suffix: 'x'"),
+        ({"size": "1bb"}, "invalid suffix: 'bb'"),
+        ({"size": "1.2.3k"}, 'strconv.ParseFloat: parsing "1.2.3": invalid syntax'),
+        ({"nope": "1"}, "Unknown option nope"),
+    ],
+)
+def test_bad_sizes_of_file_systems(options: dict[str, str], text: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        refusals.storage_limit({"StorageOpt": options})
+    assert str(caught.value) == text
