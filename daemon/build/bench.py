@@ -52,8 +52,8 @@ SCRATCH = Result()
 class ImageSource(Protocol):
     """The build's way to images (images.py)."""
 
-    async def layers(self, identifier: str, platform: str, mode: str) -> tuple[str, ...]:
-        """Diff IDs of docker-image://..., leased to the build. `mode`: image.resolvemode."""
+    async def layers(self, source: Source, progress: Progress) -> tuple[str, ...]:
+        """Diff IDs of docker-image://... or oci-layout://..., leased to the build."""
         ...
 
 

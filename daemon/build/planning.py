@@ -1,22 +1,41 @@
 """dockerfile.v0: what a BuildKit client asks the Dockerfile front end for, as graphs, one a platform.
 
+    options    the client's attributes                                    options.py
+    sources    the context, the Dockerfile, .dockerignore, named contexts contexts.py
+    twice      the front end runs once to see which paths of the client's directories are used, and once more
+               with sources that ask for these paths alone
+
 Source: BuildKit frontend/dockerui and frontend/dockerfile/builder.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from daemon.build import options as options_of
 from daemon.build.bench import Bench, Job
-from daemon.build.frontend import Built
+from daemon.build.contexts import Context as MainContext
+from daemon.build.contexts import Named, Sources
+from daemon.build.dockerfile.parser import Dockerfile, parse
+from daemon.build.dockerfile.source import DockerfileError
+from daemon.build.frontend import Built, Frontend, Request
 from daemon.build.graph import Output
+from daemon.build.images import Credentials, Images
+from daemon.build.options import Options
+from daemon.build.steps import Remark
+from daemon.build.variables import PlatformName
+from daemon.images import platforms
+from daemon.images.model import AuthConfig
 from daemon.images.platforms import Platform
-from storage.errors import NotImplementedYet
 
 if TYPE_CHECKING:
     from daemon.containers.context import Context
+
+multi = options_of.several
+"""Whether the result is to be one of several platforms (an index), even if there is one."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +50,118 @@ async def plan(
     bench: Bench, job: Job, ctx: Context, opts: Mapping[str, str], inputs: Mapping[str, Output | None]
 ) -> list[Planned]:
     """In the order in which the platforms were asked for. `opts`: the attributes, as the client sent them."""
-    raise NotImplementedYet("the front end dockerfile.v0")
-
-
-def multi(opts: Mapping[str, str]) -> bool:
-    """Whether the result is to be one of several platforms (an index), even if there is one."""
-    return "," in opts.get("platform", "")
+    options = options_of.read(opts)
+    planning = Planning(bench, job, ctx, options, inputs)
+    dockerfile, source = await planning.dockerfile()
+    _warn(job, dockerfile, options, source)
+    wanted: tuple[Platform | None, ...] = options.platforms or (None,)
+    built = await asyncio.gather(*(planning.build(dockerfile, platform) for platform in wanted))
+    return [
+        Planned(platform or platforms.local(), each) for platform, each in zip(wanted, built, strict=True)
+    ]
 
 
 async def subrequest(
     bench: Bench, job: Job, ctx: Context, opts: Mapping[str, str], inputs: Mapping[str, Output | None]
 ) -> dict[str, bytes] | None:
     """frontend.lint, frontend.outline, frontend.targets (`opts["requestid"]`): the result's metadata; None: no such."""
-    raise NotImplementedYet("the front end's subrequests")
+    from daemon.build import subrequests
+
+    if opts.get("requestid") not in subrequests.KNOWN:
+        return None
+    options = options_of.read(opts)
+    dockerfile, _ = await Planning(bench, job, ctx, options, inputs).dockerfile()
+    return subrequests.answer(opts["requestid"], dockerfile, options)
+
+
+class Planning:
+    """One build's way from options to graphs."""
+
+    def __init__(
+        self, bench: Bench, job: Job, ctx: Context, options: Options, inputs: Mapping[str, Output | None]
+    ) -> None:
+        self._options = options
+        self._images = Images(
+            bench, job, ctx, options.mode, credentials(job), job.step, several=options.several
+        )
+        job.resolver = self._images
+        self._sources = Sources(bench, job, options, inputs, self._images)
+        self._main: MainContext | None = None
+
+    async def dockerfile(self) -> tuple[Dockerfile, Output | None]:
+        """Parsed, and the source that it was read from."""
+        self._main = await self._sources.main()
+        name, data, source = await self._sources.dockerfile(self._main)
+        if not data.strip():
+            raise DockerfileError("the Dockerfile cannot be empty")
+        dockerfile = await asyncio.to_thread(parse, data, name)
+        if self._options.check is not None:
+            directives = replace(dockerfile.directives, check=self._options.check)
+            dockerfile = replace(dockerfile, directives=directives)
+        return dockerfile, source
+
+    async def build(self, dockerfile: Dockerfile, platform: Platform | None) -> Built:
+        """The graph for one platform."""
+        assert self._main is not None
+        request = self._request(platform)
+        if self._main.local:
+            await self._sources.ignored(self._main)
+        else:
+            request = replace(request, context=self._main.output)
+        seen = await Frontend(dockerfile, request, self._images, Named(self._sources, {})).run()
+        if not seen.paths.get("") and len(seen.paths) < 2:
+            return seen
+        used = await self._sources.used(self._main, seen.paths.get("", frozenset()))
+        named = Named(self._sources, seen.paths)
+        return await Frontend(dockerfile, replace(request, context=used), self._images, named).run()
+
+    def _request(self, platform: Platform | None) -> Request:
+        options, local = self._options, platforms.local()
+        wanted = platform or local
+        return Request(
+            target=options.target,
+            arguments=options.arguments,
+            labels=options.labels,
+            platform=PlatformName(wanted.os, wanted.architecture, wanted.variant),
+            build_platform=PlatformName(local.os, local.architecture, local.variant),
+            asked=platform is not None,
+            several=options.several,
+            no_cache=options.no_cache,
+            no_cache_stages=options.no_cache_stages,
+            network=options.network,
+            options=options.run,
+        )
+
+
+def credentials(job: Job) -> Credentials:
+    """A registry's host to what the build's client knows for it."""
+
+    async def find(host: str) -> AuthConfig | None:
+        if job.credentials is not None:
+            return job.credentials(host)
+        for session in job.sessions:
+            if (found := await session.credentials(host)) is not None:
+                return found
+        return None
+
+    return find
+
+
+def _warn(job: Job, dockerfile: Dockerfile, options: Options, source: Output | None) -> None:
+    """The build checks' findings, at the vertex that the Dockerfile came by. DockerfileError where they are errors."""
+    from daemon.build.dockerfile import checks
+
+    found = checks.run(dockerfile, options.arguments)
+    if checks.fatal(found, dockerfile):
+        rules = ", ".join(sorted({each.rule for each in found}))
+        raise DockerfileError(
+            f"lint violation found for rules: {rules}", dockerfile.source, [each.span for each in found]
+        )
+    if source is None:
+        return
+    progress = job.of(source.vertex)
+    text = "\n".join(dockerfile.source.lines).encode("utf-8", "surrogateescape")
+    for each in found:
+        short = f"{each.rule}: {each.text} (line {each.span.first})"
+        detail = (checks.DESCRIPTIONS.get(each.rule, each.text),)
+        progress.warn(Remark(short, detail, each.url, 1, dockerfile.source.name, text, (each.span,)))

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from daemon.build import gitrefs, run
+from daemon.build import run
 from daemon.build.bench import BUILD_KEY, SCRATCH, Bench, Job, Result
 from daemon.build.cache import Entry
 from daemon.build.graph import (
@@ -36,12 +36,14 @@ from daemon.build.graph import (
     digest_of,
     ordered,
 )
+from daemon.build.keys import exec_key, file_key
+from daemon.build.origins import Origins
 from daemon.build.steps import Progress
 from daemon.images.made import Unpacked
 from daemon.images.manifests import DOCKER_LAYER
 from daemon.images.model import chain_ids
 from daemon.images.model import digest_of as digest_of_bytes
-from storage.errors import Conflict, Internal, InvalidArgument, NotFound, PydError
+from storage.errors import Conflict, Internal, InvalidArgument, PydError
 from storage.gc import Blob, Layer
 
 Results = tuple[Result, ...]
@@ -78,6 +80,10 @@ class Solver:
         """The tree of an output. StepFailed names the first vertex that failed."""
         return (await self.solve_all([output]))[0]
 
+    async def trees(self, outputs: Sequence[Output | None]) -> list[Result]:
+        """As solve_all(); what is a directory stays one and becomes no layer."""
+        return await self._solve(outputs, layers=False)
+
     async def solve_all(self, outputs: Sequence[Output | None]) -> list[Result]:
         """Several outputs' trees, in their order; what they share is done once."""
         while True:
@@ -86,16 +92,18 @@ class Solver:
             except _Lost:  # which that cache is not asked for again; what was done meanwhile is in ours
                 self._tasks.clear()
 
-    async def _solve(self, outputs: Sequence[Output | None]) -> list[Result]:
+    async def _solve(self, outputs: Sequence[Output | None], *, layers: bool = True) -> list[Result]:
         for vertex in ordered(outputs):
             task = asyncio.get_running_loop().create_task(self._vertex(vertex))
             self._tasks[vertex.digest] = task
         try:
             await self._watch({self._tasks[each.vertex.digest] for each in outputs if each})
-            results = [
-                SCRATCH if each is None else await self._layered(await self._of(each), each.vertex)
-                for each in outputs
-            ]
+            results = [await self._of(each) for each in outputs]
+            if layers:
+                results = [
+                    await self._layered(result, each.vertex) if each else result
+                    for result, each in zip(results, outputs, strict=True)
+                ]
             await self._bring(*results)
             return results
         finally:
@@ -142,7 +150,8 @@ class Solver:
     async def _work(self, vertex: Vertex, inputs: list[Result], progress: Progress) -> tuple[Results, bool]:
         match vertex.operation:
             case Source() as source:
-                return (await self._source(source, vertex, progress),), False
+                found, here = await Origins(self._bench, self._job).get(source, progress)
+                return (found,), here
             case Merge() | Diff():
                 inputs = [await self._layered(each, vertex) for each in inputs]
                 return await self._stacked(vertex, inputs, progress)
@@ -294,45 +303,6 @@ class Solver:
         self._bench.cache.find(key)
         return Result(entry.diff_ids)
 
-    # -- sources
-
-    async def _source(self, source: Source, vertex: Vertex, progress: Progress) -> Result:
-        identifier = source.identifier
-        if identifier.startswith("docker-image://"):
-            return await self._image(source, progress)
-        if identifier.startswith("local://"):
-            directory = self._job.contexts.get(identifier.removeprefix("local://"))
-            if directory is None:
-                raise NotFound(f"no build context {identifier.removeprefix('local://')!r} was sent")
-            return Result(directory=directory)
-        progress.start()
-        directory = self._job.directory / f"source-{secrets.token_hex(8)}"
-        directory.mkdir()
-        if identifier.startswith("git://"):
-            git = gitrefs.of_source(identifier, dict(source.attributes))
-            got = await self._bench.workshop.call(
-                "clone", url=git.url, directory=str(directory), keep_git=bool(git.keep), checksum=git.checksum
-            )
-            self._job.resolved[git.url] = got["commit"]
-            return Result(directory=directory / git.directory if git.directory else directory)
-        if not identifier.startswith(("http://", "https://")):
-            raise InvalidArgument(f"unknown source {identifier}")
-        got = await self._bench.workshop.call(
-            "download", url=identifier, directory=str(directory), checksum=source.attribute("http.checksum")
-        )
-        self._job.resolved[identifier] = got["digest"]
-        return Result(directory=directory)
-
-    async def _image(self, source: Source, progress: Progress) -> Result:
-        known = self._job.images.get((source.identifier, source.platform))
-        if known is None:
-            if self._job.resolver is None:
-                raise NotFound(f"nobody resolved the image {source.identifier}")
-            progress.start()
-            mode = source.attribute("image.resolvemode")
-            known = await self._job.resolver.layers(source.identifier, source.platform, mode)
-        return Result(known)
-
     # -- layers put elsewhere
 
     async def _stacked(
@@ -456,7 +426,7 @@ class Solver:
                 read.append(
                     await self._contents(tree, action.sources, action.wildcard, action.excludes, claims)
                 )
-        return digest_of(["file", describe(file), inputs[0].chain, read])
+        return file_key(file, inputs[0].chain, read)
 
     async def _exec_key(self, process: Exec, inputs: list[Result], claims: bool) -> str:
         read = []
@@ -467,10 +437,7 @@ class Solver:
                 read.append(
                     tree.chain if whole else await self._contents(tree, (mount.source,), False, (), claims)
                 )
-        described = describe(process)
-        described.pop("proxy")
-        described["env"] = [each for each in process.env if not each.startswith("SOURCE_DATE_EPOCH=")]
-        return digest_of(["exec", described, inputs[0].chain, read])
+        return exec_key(process, inputs[0].chain, read)
 
     # -- work
 
@@ -480,7 +447,10 @@ class Solver:
         async with _Active(self._bench, parent) as active:
             trees = [self._bench.overlay(each) for each in inputs]
             actions = [describe(action) for action in file.actions]
-            own = [each.directory is not None for each in inputs]
+            own = [
+                each.directory is not None and each.directory.is_relative_to(self._job.directory)
+                for each in inputs
+            ]
             await self._bench.workshop.call(
                 "file", actions=actions, target=active.tree(), inputs=trees, own=own
             )

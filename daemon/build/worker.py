@@ -22,6 +22,7 @@ from typing import Any
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.dockerfile.source import MAX_SIZE
 from daemon.build.files import actions, direct, hashing, layers, sources, stacking
+from daemon.build.session.operations import SessionOperations
 from daemon.images.transfer.compression import Decompressed
 from daemon.images.transfer.confine import die_with_parent, no_new_privileges
 from daemon.images.transfer.ingest import WorkerStore
@@ -51,6 +52,22 @@ def opened(tree: Tree | None) -> Iterator[Root | None]:
         return
     with mounted(overlay(tree)) as fd, Root(fd) as root:
         yield root
+
+
+@contextlib.contextmanager
+def listed(tree: Tree | None) -> Iterator[hashing.Known | None]:
+    """Digests that are kept beside a client's directory (daemon.build.session.receive)."""
+    path = Path(tree["lower"][0]).with_name("digests") if tree and len(tree["lower"]) == 1 else None
+    if path is None or not path.is_file() or path.with_name("tree") != Path(tree["lower"][0]):
+        yield None
+        return
+    from daemon.build.session.listing import Digests
+
+    known = Digests(path)
+    try:
+        yield known
+    finally:
+        known.close()
 
 
 class Files:
@@ -116,6 +133,15 @@ class Files:
         """A small file of a context, base64; None when there is none."""
         return await asyncio.to_thread(_read, directory, path, limit)
 
+    async def peek(self, report: Report, tree: Tree, path: str, limit: int) -> str | None:
+        """A small file of a tree, base64; None when there is none. `limit` below 0: its begin of that size."""
+
+        def work() -> str | None:
+            with opened(tree) as root:
+                return None if root is None else _content(root, path, limit)
+
+        return await asyncio.to_thread(work)
+
     async def prune(self, report: Report, directory: str, patterns: list[str]) -> None:
         """Removes from a context what .dockerignore names."""
         await asyncio.to_thread(_prune, Path(directory), patterns)
@@ -162,7 +188,8 @@ def _digest(tree: Tree | None, paths: list[str], wildcard: bool, excludes: list[
         found = [
             each for path in paths for each in sources.find(root, path, wildcard=wildcard, parents=False)
         ]
-        return hashing.digest(root, found, Ignore(excludes) if excludes else None)
+        with listed(tree) as known:
+            return hashing.digest(root, found, Ignore(excludes) if excludes else None, known)
 
 
 def _context(address: str, directory: Path) -> dict[str, Any]:
@@ -233,17 +260,21 @@ def _prune(directory: Path, patterns: list[str]) -> None:
 
 def _read(directory: str, path: str, limit: int) -> str | None:
     with Root(Path(directory)) as root:
-        try:
-            fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                return None
-            raise
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return None
-            data = file.read(limit + 1)
-    if len(data) > limit:
+        return _content(root, path, limit)
+
+
+def _content(root: Root, path: str, limit: int) -> str | None:
+    try:
+        fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        data = file.read(limit + 1 if limit > 0 else -limit)
+    if 0 < limit < len(data):
         raise InvalidArgument(f"{path} is larger than {limit >> 20} MiB")
     return base64.b64encode(data).decode()
 
@@ -278,5 +309,6 @@ def main() -> None:
     no_new_privileges()
     connection = socket.socket(fileno=descriptor)
     connection.setblocking(False)
-    asyncio.run(Server([Files(WorkerStore(root))]).serve(connection))
+    operations: list[object] = [Files(WorkerStore(root)), SessionOperations(opened)]
+    asyncio.run(Server(operations).serve(connection))
     os._exit(0)
