@@ -42,7 +42,7 @@ _SECRETS = Parameter(
         string("remote", "URL of a context, instead of the body."),
         flag("q", "Only the image's ID."),
         flag("nocache"),
-        string("cachefrom", "JSON list of images; the cache is shared by all builds anyway."),
+        string("cachefrom", "JSON list of local images whose layers may be taken again."),
         string("pull", "Ask the registry for newer base images."),
         flag("rm", default=True),
         flag("forcerm"),
@@ -111,6 +111,7 @@ def _request(call: Call) -> Any:
         build_id=query.string("buildid"),
         check=query.flag("check"),
         no_cache_stages=frozenset(query.several("nocachefilter")),
+        cache_from=_names(call),
         credentials=_credentials(call),
         secrets=_secrets(call),
     )
@@ -129,6 +130,13 @@ def _json(call: Call, name: str, kind: type) -> Any:
     if not isinstance(found, kind):
         raise InvalidArgument(f"error reading {name}: not a JSON {'object' if kind is dict else 'list'}")
     return found
+
+
+def _names(call: Call) -> tuple[str, ...]:
+    names = _json(call, "cachefrom", list)
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidArgument("error reading cachefrom: names must be texts")
+    return tuple(names)
 
 
 def _texts(found: dict[str, Any], name: str, *, null: bool) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from storage.gc import Blob, Layer
 
 Notice = Callable[[dict[str, Any]], None]
 CONTEXT = "context"
+INLINE_CACHE = "BUILDKIT_INLINE_CACHE"
+"""The build argument that wants an inline cache in the image."""
 
 
 class Building:
@@ -167,19 +169,34 @@ class Building:
     # -- the outcome
 
     async def solve(self, built: Built) -> Result:
+        if self._request.cache_from:
+            from daemon.build.remotecache.history import from_images
+
+            from_images(self._bench, self.job, built, self._request.cache_from)
         return await Solver(self._bench, self.job).solve(built.output)
 
     async def export(self, built: Built, result: Result) -> Image:
         """The image, named; the times are those at which its layers were made."""
         times_of = {entry.chain: entry.created for entry in self._bench.cache.entries.values()}
+        times_of = self.job.times | times_of
         document = finished(
             built.document, result, times_of, moment(self._request.arguments.get("SOURCE_DATE_EPOCH"))
         )
+        if self._request.arguments.get(INLINE_CACHE) in ("1", "true"):
+            document |= self._inline(result)
         image = await self._bench.store.add_image(encode(document), self.names, tagged=True)
         self._ctx.events.publish("image", "create", image.id, {"name": image.id})
         for name in self.names:
             self._ctx.events.publish("image", "tag", image.id, {"name": name.familiar})
         return image
+
+    def _inline(self, result: Result) -> dict[str, str]:
+        """The image's own cache, as a member of its configuration."""
+        from daemon.build.outcome import Made, Outcome
+        from daemon.build.remotecache import MEMBER, inline
+
+        (records,) = inline(self._bench, self.job, Outcome((Made(platforms.local(), result),)))
+        return {MEMBER: base64.b64encode(records).decode()} if records else {}
 
 
 def _runs_on(image: Image, platform: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from daemon.build.bench import Bench
-from daemon.build.building import Building, explain_unused
+from daemon.build.building import INLINE_CACHE, Building, explain_unused
 from daemon.build.frontend import Built, Step
 from daemon.build.graph import Exec, File, Source, digest_of
 from daemon.build.imageconfig import readable
@@ -79,8 +79,8 @@ class ClassicBuild:
             await asyncio.gather(solving, showing, return_exceptions=True)
         image = await building.export(built, result)
         self._say({"aux": {"ID": image.id}})
-        if built.unused_arguments:
-            self._text(explain_unused(built.unused_arguments))
+        if unused := [name for name in built.unused_arguments if name != INLINE_CACHE]:
+            self._text(explain_unused(unused))
         if self._request.quiet:
             self._raw_say({"stream": f"{image.id}\n"})
         self._text(f"Successfully built {image.id.partition(':')[2][:12]}\n")

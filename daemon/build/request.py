@@ -32,6 +32,8 @@ class BuildRequest:
     build_id: str = ""
     check: bool = False
     no_cache_stages: frozenset[str] = frozenset()
+    cache_from: tuple[str, ...] = ()
+    """Images whose steps may be taken again."""
     contexts: Mapping[str, str] = field(default_factory=dict)
     credentials: Mapping[str, AuthConfig] = field(default_factory=dict)
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemon.build.remotecache import config, options
+from daemon.build.remotecache import MEMBER, config, options
 from daemon.build.remotecache.config import Writer
 from daemon.build.remotecache.importing import Reader
 from daemon.images.model import chain_ids, digest_of
@@ -49,7 +49,8 @@ def test_a_cache_is_read_as_it_was_written() -> None:
 def test_buildkits_part_names_layers_with_their_parents() -> None:
     document, order = written().document(blob)
     for record in document["records"][:-1]:
-        place, stack = record["layers"][0]["layer"], []
+        place: int = record["layers"][0]["layer"]
+        stack: list[str] = []
         while place >= 0:
             stack.insert(0, document["layers"][place]["blob"])
             place = document["layers"][place]["parent"]
@@ -70,10 +71,10 @@ def test_layers_that_are_not_along_leave_their_keys() -> None:
 
 def test_inline_records_count_the_images_own_layers() -> None:
     records = written().inline((BASE, ONE, TWO))
-    places = {record["digest"]: record.get("layers") for record in records[:-1]}
-    assert places[digest("key 1")][0]["layer"] == 1
-    assert places[digest("key 2")][0]["layer"] == 2
-    assert places[digest("key 3")] is None
+    places = {
+        record["digest"]: [each["layer"] for each in record.get("layers", ())] for record in records[:-1]
+    }
+    assert places == {digest("key 1"): [1], digest("key 2"): [2], digest("key 3"): []}
     assert config.decode(config.encode(records)).find(digest("key 3")) is not None
 
 
@@ -166,7 +167,7 @@ async def test_an_index_of_images_with_inline_caches() -> None:
     records = written().inline((BASE, ONE, TWO))
     image = {
         "rootfs": {"diff_ids": [BASE, ONE, TWO]},
-        config.MEMBER: base64.b64encode(config.encode(records)).decode(),
+        MEMBER: base64.b64encode(config.encode(records)).decode(),
     }
     plain = {"rootfs": {"diff_ids": [BASE]}}
     entries = []

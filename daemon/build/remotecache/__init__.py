@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from daemon.build.bench import Bench, Job
     from daemon.build.outcome import Outcome
 
+MEMBER = "moby.buildkit.cache.v0"
+"""Of an image's configuration: base64 of its inline cache."""
 CacheSpec = tuple[str, Mapping[str, str]]
 """(type, attributes), as the client sent them."""
 

@@ -31,7 +31,6 @@ Memo = tuple[str, tuple[str, ...], bool, tuple[str, ...]]
 Json = dict[str, Any]
 
 CONFIG_TYPE = "application/vnd.buildkit.cacheconfig.v0"
-MEMBER = "moby.buildkit.cache.v0"
 MARK = "sha256:" + hashlib.sha256(b"pyd build cache 1").hexdigest()
 """The key of the record that has our member."""
 _MOST = 20_000

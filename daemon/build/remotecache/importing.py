@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from daemon.build.bench import Bench, Job
-from daemon.build.remotecache import config
+from daemon.build.remotecache import MEMBER, config
 from daemon.build.remotecache.imported import Cache, ClientLayers, ImportedCaches
 from daemon.build.remotecache.options import boolean, canonical, imported_name
 from daemon.build.remotecache.repository import open_repository
@@ -170,7 +170,7 @@ class Reader:
 
 def inline_of(image: Mapping[str, Any]) -> tuple[bytes | None, list[str]]:
     """(records of an image configuration's inline cache, the layers' diff IDs)."""
-    encoded = image.get(config.MEMBER)
+    encoded = image.get(MEMBER)
     diff_ids = (image.get("rootfs") or {}).get("diff_ids") or []
     if not isinstance(encoded, str) or not isinstance(diff_ids, list):
         return None, []
