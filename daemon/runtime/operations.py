@@ -235,10 +235,11 @@ class FilesystemMount:
         self.kind, self.source, self.destination, self.options = kind, source, destination, wanted
 
     def execute(self, context: Context) -> None:
-        source = os.fsencode(self.source or self.kind)
-        tree = new_filesystem(
-            self.kind.encode(), [(b"source", source), *self.options.parameters], self.options.set
-        )
+        parameters: list[tuple[bytes, bytes | None]] = [(b"source", os.fsencode(self.source or self.kind))]
+        parameters += self.options.parameters
+        if self.kind == "overlay":
+            parameters = overlay.split(parameters)
+        tree = new_filesystem(self.kind.encode(), parameters, self.options.set)
         target = inroot.make_directory(
             context.root, self.destination, symlinks=self.kind not in self._ORDINARY
         )

@@ -49,6 +49,21 @@ def test_bind_mounts_read_only_and_recursive(bundle: Bundle, tmp_path: Path) -> 
         subprocess.run(["umount", str(source / "inner")], check=True)
 
 
+def test_an_overlay_of_more_layers_than_one_text_holds(bundle: Bundle, tmp_path: Path) -> None:
+    """fsconfig(2) takes 256 bytes at a time; a colon in a path is escaped in the text."""
+    layers = []
+    for number in range(12):
+        layer = tmp_path / f"layer:{number}"
+        layer.mkdir()
+        (layer / f"file{number}").touch()
+        layers.append(str(layer).replace(":", "\\:"))
+    options = ["ro", f"lowerdir={':'.join(layers)}"]
+    bundle.spec["mounts"].append(
+        {"destination": "/x", "type": "overlay", "source": "overlay", "options": options}
+    )
+    assert bundle.shell("ls /x | wc -l").ok() == "12"
+
+
 def test_bind_of_a_missing_source_is_refused(bundle: Bundle) -> None:
     bundle.spec["mounts"].append(
         {"destination": "/x", "type": "bind", "source": "/no/such", "options": ["bind"]}
