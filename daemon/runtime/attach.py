@@ -7,6 +7,9 @@ Frames are Docker's: stream number, three zero bytes, big-endian length, data.
 Input follows moby's rules (daemon/stream/attach.go): only ttys know detach keys; when the client's input
 ends, the process' stdin is closed if it is to be (StdinOnce, exec; never a tty), else the client is let go.
 A client may go away at any time; that hurts nobody.
+
+A client is *held* while the daemon replays to it, on its own copy of the connection, what was logged before:
+what comes for it meanwhile waits here, and its input waits in the socket, until it is let loose (`resume_held`).
 """
 
 from __future__ import annotations
@@ -78,7 +81,8 @@ def _shut_down(sock: socket.socket) -> None:
 
 
 class Client:
-    """`request`: {stdin, stdout, stderr, tty, framed, detach_keys, early}, as RuntimeClient.attach sends it."""
+    """`request`: {stdin, stdout, stderr, tty, framed, detach_keys, early, replay}, as RuntimeClient.attach sends
+    it; with `replay`, the path of a log, the client begins held."""
 
     __slots__ = (
         "_buffer",
@@ -91,6 +95,7 @@ class Client:
         "buffered",
         "closing",
         "framed",
+        "held",
         "owed",
         "owed_by",
         "process",
@@ -117,6 +122,7 @@ class Client:
         self.owed = 0
         self.owed_by: Output | None = None
         self.closing = False
+        self.held = request.get("replay") is not None
         self._loop.add(fd, 0, self._event)
 
     # -- output ----------------------------------------------------------------------------------------
@@ -127,7 +133,7 @@ class Client:
     def send(self, stream: int, data: bytes) -> None:
         """One frame (or the bare data), now or as soon as the client takes it."""
         parts: list[bytes] = [self.header(stream, len(data)), data] if self.framed else [data]
-        if not self._buffer and not self.owed:
+        if not self._buffer and not self.owed and not self.held:
             try:
                 sent = self.sock.sendmsg(parts, (), SEND_FLAGS)
             except BlockingIOError:
@@ -208,6 +214,8 @@ class Client:
 
     def begin(self) -> None:
         """The process has its stdio: what came early goes first, then the client is listened to."""
+        if self.held:
+            return
         if self.process.stdin is None:
             self.reads = False
         early, self._early = self._early, b""
@@ -215,6 +223,18 @@ class Client:
         if early and self.reads:
             self._take(early)
         self.watch()
+
+    def resume_held(self) -> None:
+        """The replay is done: what waited goes out, and the client is one like any other."""
+        self.held = False
+        if self.process.description is not None:
+            self.begin()
+        if self.closing and not self._buffer:
+            self.drop()
+        elif self.reads and self.sock.fileno() >= 0 and not self._loop.watching(self.sock.fileno()):
+            self._input()  # hung up meanwhile: read on to the end
+        else:
+            self.watch()
 
     def resume(self) -> None:
         self._paused = False
@@ -284,7 +304,7 @@ class Client:
     def watch(self) -> None:
         fd = self.sock.fileno()
         if fd >= 0 and self._loop.watching(fd):
-            wants = OUT if self._buffer or self.owed else 0
+            wants = OUT if (self._buffer or self.owed) and not self.held else 0
             self._loop.modify(fd, wants | (IN if self.reads and not self._paused else 0))
 
     def _event(self, events: int) -> None:
@@ -327,7 +347,7 @@ class Client:
         self.closing = True
         self.streams = set()
         self.reads = False
-        if not self._buffer and not self.owed:
+        if not self._buffer and not self.owed and not self.held:
             self.drop()
         else:
             self.watch()

@@ -41,6 +41,7 @@ from daemon.runtime.channel import Channel
 from daemon.runtime.results import (
     ExecState,
     ExitEvent,
+    Held,
     LaunchFailed,
     LogSpec,
     NotRunning,
@@ -56,6 +57,7 @@ from daemon.runtime.results import (
 __all__ = [
     "ExecState",
     "ExitEvent",
+    "Held",
     "LaunchFailed",
     "LogSpec",
     "NotRunning",
@@ -389,19 +391,30 @@ class RuntimeClient:
         framed: bool,
         detach_keys: bytes = b"\x10\x11",
         early: bytes = b"",
-    ) -> None:
+        replay: str | None = None,
+    ) -> Held | None:
         """Gives a duplicate of the client's connection to the keeper; may come before the start.
 
         The caller closes its own copy (without shutdown). `early` is what the client sent already.
-        `framed`: Docker's 8-byte headers. The keeper closes its copy when the output has ended."""
+        `framed`: Docker's 8-byte headers. The keeper closes its copy when the output has ended.
+
+        With `replay`, the path of the container's log, the client gets nothing until `let_loose`: the caller
+        first sends it what the log holds up to where the answer says. Until then the log is not rotated."""
         fd = client if isinstance(client, int) else client.fileno()
         fields = {"id": id, "exec_id": exec_id, "stdin": stdin, "stdout": stdout, "stderr": stderr}
         fields |= {"tty": tty, "framed": framed, "detach_keys": detach_keys.hex(), "early": early.hex()}
         for attempt in (0, 1):
             channel = await self._keeper_channel()
             try:
-                await channel.call("attach", (fd,), **fields)
-                return
+                reply = await channel.call("attach", (fd,), replay=replay, **fields)
+                break
             except Unavailable:
                 if attempt:
                     raise
+        return Held(reply["held"], reply["inode"], reply["size"]) if replay is not None else None
+
+    async def let_loose(self, held: Held, *, drop: bool = False) -> None:
+        """The replay is done: the client goes on with what came meanwhile; with `drop` it is gone."""
+        channel = self._keeper
+        if channel is not None and channel.open:
+            await channel.call("let_loose", held=held.number, drop=drop)

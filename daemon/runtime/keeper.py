@@ -3,8 +3,9 @@
 Model
     It listens at `exec_root/keeper.sock`. The supervisor hands it the parent's ends of each process'
     stdio (`stdio`), its pidfd, asks it to `drain` and `release` after an exit. The daemon hands it clients'
-    connections (`attach`), also before the start. It copies output to log files and clients, and clients'
-    input to stdin (stdio.py, attach.py); one thread, no timers for idle containers.
+    connections (`attach`), also before the start, or held back until it has replayed a log (`let_loose`).
+    It copies output to log files and clients, and clients' input to stdin (stdio.py, attach.py); one thread,
+    no timers for idle containers.
 
 Who survives whom
     daemon or supervisor killed   the keeper goes on; a new supervisor says `hello` with role "supervisor"
@@ -37,6 +38,7 @@ from daemon.runtime.stdio import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from daemon.runtime.attach import Client
     from daemon.runtime.protocol import Connection, Message
     from daemon.runtime.stdio import Key
 
@@ -54,6 +56,8 @@ class Keeper:
         self.loop = Loop()
         self.journal = journal
         self.processes: dict[Key, Process] = {}
+        self._held: dict[int, tuple[Connection, Process, Client]] = {}
+        self._held_clients = 0
         self._server = Server(self.loop, listener, self._serve)
         self._server.on_lost = self._lost
         self._sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -127,11 +131,23 @@ class Keeper:
         if len(fds) != 1:
             protocol.close_all(fds)
             raise RequestError("refused", "attach needs one descriptor")
+        process = self._process(key_of(message))
         try:
-            self._process(key_of(message)).attach(fds[0], message)
+            client = process.attach(fds[0], message)
         except OSError:
             protocol.close_all(fds)
             raise
+        if not client.held:
+            return {}
+        self._held_clients += 1
+        self._held[self._held_clients] = (connection, process, client)
+        return {"held": self._held_clients, **process.hold(client, message["replay"])}
+
+    def _do_let_loose(self, connection: Connection, message: Message, fds: list[int]) -> Message:
+        """The log is replayed up to where `attach` said; with `drop` the client is gone meanwhile."""
+        held = self._held.pop(message["held"], None)
+        if held is not None and held[0] is connection:
+            held[1].let_loose(held[2], drop=bool(message.get("drop")))
         return {}
 
     def _do_drain(self, connection: Connection, message: Message, fds: list[int]) -> Message | None:
@@ -170,7 +186,12 @@ class Keeper:
     # -- what happens to others ----------------------------------------------------------------------------
 
     def _lost(self, connection: Connection) -> None:
-        """Without containers a keeper whose supervisor does not come back is of no use."""
+        """Without containers a keeper whose supervisor does not come back is of no use. And what a daemon
+        began to replay, no other goes on with."""
+        for number, (owner, process, client) in list(self._held.items()):
+            if owner is connection:
+                del self._held[number]
+                process.let_loose(client, drop=True)
         if connection.data == "supervisor" and not self.processes:
             self.loop.later(FORGOTTEN_SECONDS, self._exit_if_forgotten)
 

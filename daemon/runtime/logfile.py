@@ -84,6 +84,7 @@ class LogFile:
         "failed",
         "inode",
         "on_ready",
+        "pinned",
         "size",
     )
 
@@ -107,6 +108,7 @@ class LogFile:
         self._compressor = 0
         self._backlog: list[tuple[bytes, Encoder]] = []
         self.failed = 0
+        self.pinned = False
         self.on_ready: Callable[[], None] = lambda: None
         self._open(os.O_APPEND)
         if self._compress and os.path.exists(f"{path}.1"):
@@ -129,6 +131,14 @@ class LogFile:
         """Entries wait for a compressor to end, and no more should come."""
         return bool(self._backlog) and self._limit is None
 
+    def pin(self, wanted: bool) -> None:
+        """While it is pinned nothing is rotated, and all that was given to `write` is in the file: a reader may
+        go by `inode` and `size`. The file may exceed its limit by what comes meanwhile."""
+        self.pinned = wanted
+        if wanted and self._backlog:
+            self._append_backlog()
+            self.on_ready()
+
     def give_up(self) -> None:
         """A compressor ends by itself: nothing to give up."""
 
@@ -139,12 +149,12 @@ class LogFile:
                 self._backlog.append((batch, encoder))
             return
         while batch:
-            if self.size >= self._capacity > 0:
+            if self.size >= self._capacity > 0 and not self.pinned:
                 if self._compressor:
                     self._backlog.append((batch, encoder))
                     return
                 self._rotate()
-            if self._capacity <= 0 or self.size + len(batch) < self._capacity:
+            if self.pinned or self._capacity <= 0 or self.size + len(batch) < self._capacity:
                 self._append(batch)
                 return
             cut = encoder.boundary(batch, self._capacity - self.size - 1)
@@ -226,10 +236,13 @@ class LogFile:
 
     def close(self) -> None:
         """Writes what waits (over-long rather than lost) and closes."""
-        for batch, _ in self._backlog:
-            self._append(batch)
-        self._backlog = []
+        self._append_backlog()
         os.close(self._fd)
+
+    def _append_backlog(self) -> None:
+        backlog, self._backlog = self._backlog, []
+        for batch, _ in backlog:
+            self._append(batch)
 
 
 class Log:

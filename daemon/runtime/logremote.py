@@ -326,6 +326,10 @@ class Forwarding:
         if self._beside is not None:
             self._beside.on_ready = callback
 
+    def pin(self, wanted: bool) -> None:
+        if self._beside is not None:
+            self._beside.pin(wanted)
+
     def give_up(self) -> None:
         if self._sink.blocked:
             self._sink.abandon()

@@ -50,6 +50,16 @@ class LogSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A client that waits for a replay (`RuntimeClient.attach` with `replay`). Its stream begins where the log file
+    `inode` has `size` bytes; `number` names it to `let_loose`."""
+
+    number: int
+    inode: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimePath:
     """A foreign OCI runtime: its command (`/usr/sbin/runc`) and arguments before the sub-command."""
 

@@ -108,7 +108,7 @@ class Output:
             enlarge(self.fd)
         if not viewers:
             os.splice(self.fd, self.process.sink, SPLICE, flags=SPLICE_FLAGS)
-        elif viewers[0].buffered:
+        elif viewers[0].buffered or viewers[0].held:
             return os.read(self.fd, READ)
         else:
             viewers[0].splice(self, min(size, SPLICE))
@@ -139,6 +139,10 @@ class Output:
             log.file.write(entries, self._encoder)
         if self.slot is not None and (before or lines.carry or lines.partial):
             self._save_carry()
+
+    def unlogged(self) -> bytes:
+        """The beginning of a line whose end has not come: read, shown to clients, in no log yet."""
+        return self._lines.carry if self.process.log is not None and self.open else b""
 
     def _save_carry(self) -> None:
         lines, partial = self._lines, self._lines.partial
@@ -251,6 +255,7 @@ class Process:
         self.log = open_log(description["log"], self._watch_once, self.loop)
         if self.log is not None:
             self.log.file.on_ready = self._log_ready
+            self._pin_log()
         self.description = description
         self.closes_stdin = description["closes_stdin"]
         slots = description.setdefault("slots", {})
@@ -396,13 +401,43 @@ class Process:
 
     # -- clients ---------------------------------------------------------------------------------------------
 
-    def attach(self, fd: int, request: dict[str, Any]) -> None:
+    def attach(self, fd: int, request: dict[str, Any]) -> Client:
         client = Client(self, fd, request, lambda: self._on_detach(self))
         self.clients.append(client)
         if self.released:
             client.close()
         elif self.description is not None:
             client.begin()
+        return client
+
+    def hold(self, client: Client, path: str) -> dict[str, int]:
+        """Where the log at `path` stands, so that its replay ends exactly where `client`'s own stream begins:
+        {inode, size} of the file that is written. What is in no log yet waits for the client already."""
+        self._pin_log()
+        for output in self.outputs:
+            rest = output.unlogged()
+            if rest and output.number in client.streams:
+                client.send(output.number, rest)
+        if self.log is not None:
+            return {"inode": self.log.file.inode, "size": self.log.file.size}
+        try:
+            status = os.stat(path)
+        except OSError:
+            return {"inode": 0, "size": 0}
+        return {"inode": status.st_ino, "size": status.st_size}
+
+    def let_loose(self, client: Client, *, drop: bool) -> None:
+        """Ends a hold; with `drop` the client is gone."""
+        if drop:
+            client.drop()
+        else:
+            client.resume_held()
+        self._pin_log()
+
+    def _pin_log(self) -> None:
+        """Nothing rotates away what is being replayed."""
+        if self.log is not None:
+            self.log.file.pin(any(client.held for client in self.clients))
 
     def end_input(self) -> None:
         if self.stdin is not None and not self.stdin.tty:
@@ -413,6 +448,7 @@ class Process:
             self.clients.remove(client)
         if self.stdin is not None:
             self.stdin.forget(client)
+        self._pin_log()
         self.unblock(client)
         awaited = self.input_lost and self.key[1] is not None  # an exec comes surely, or is forgotten
         if self.description is None and not self.clients and not awaited:

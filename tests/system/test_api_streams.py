@@ -64,7 +64,7 @@ class Daemon:
         return int(json.loads(self.ask("POST", f"/containers/{identifier}/wait").body)["StatusCode"])
 
     def await_output(self, identifier: str) -> None:
-        """Until something is logged: between replay and attachment output is seen by neither, dockerd's too."""
+        """Until something is logged: dockerd's attach shows nowhere what comes between its replay and attachment."""
         deadline = time.monotonic() + TIMEOUT
         while not self.ask("GET", f"/containers/{identifier}/logs?stdout=1").body:
             assert time.monotonic() < deadline
@@ -145,11 +145,19 @@ class Raw:
         found, self._buffer = self._buffer[:count], self._buffer[count:]
         return found
 
+    def some(self) -> bytes:
+        """What comes next, whatever it is."""
+        found = self._buffer or self.sock.recv(1 << 20)
+        self._buffer = b""
+        assert found, "the stream ended"
+        return found
+
     # -- websocket
 
     def message(self) -> tuple[int, bytes]:
         first, length = self.exactly(2)
-        size = int.from_bytes(self.exactly(2), "big") if length == 126 else length
+        more = {126: 2, 127: 8}.get(length)
+        size = int.from_bytes(self.exactly(more), "big") if more else length
         return first & 0x0F, self.exactly(size)
 
     def say(self, text: bytes) -> None:

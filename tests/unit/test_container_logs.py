@@ -6,8 +6,10 @@ import gzip
 import json
 from pathlib import Path
 
+import pytest
+
 from daemon.clock import parse_rfc3339
-from daemon.containers.logs.entry import Selection
+from daemon.containers.logs.entry import Place, Selection
 from daemon.containers.logs.files import LogFiles
 from daemon.containers.logs.jsonfile import JsonFormat
 from daemon.containers.logs.localfile import LocalFormat
@@ -61,6 +63,40 @@ def test_a_long_tail_in_a_large_file(tmp_path: Path) -> None:
     path = tmp_path / "c-json.log"
     path.write_bytes(b"".join(line(n) for n in range(20000)))
     assert texts(path, Selection(BOTH, tail=5000)) == [str(n) for n in range(15000, 20000)]
+
+
+@pytest.mark.parametrize("torn", [b"", b"\0\0\0\x10\x0a", b"\0\0\0\0"])
+def test_the_tail_of_a_local_log_is_found_backwards(tmp_path: Path, torn: bytes) -> None:
+    """As what forward reading finds, also when the last record is being written."""
+    path = tmp_path / "container.log"
+    lines = b"".join(b"%d %s\n" % (n, b"x" * (n % 500)) for n in range(20_000))
+    path.write_bytes(LocalEncoder("stdout", {"a": "b"}).run(lines, 1) + torn)
+    for count in (1, 3, 15_000, 30_000):
+        cursor = LogFiles(str(path), LocalFormat()).open(Selection(BOTH, tail=count))
+        found = [entry.line for entry in cursor.batch()]
+        assert found == lines.splitlines(keepends=True)[-count:]
+        cursor.close()
+
+
+@pytest.mark.parametrize("shifts", [0, 1, 2])
+def test_reading_ends_at_a_place_wherever_its_file_is_now(tmp_path: Path, shifts: int) -> None:
+    path = tmp_path / "c-json.log"
+    (tmp_path / "c-json.log.1").write_bytes(line(0))
+    path.write_bytes(line(1))
+    cursor = LogFiles(str(path), JsonFormat()).open(Selection(BOTH))
+    status = path.stat()
+    cursor.stop_at(Place(status.st_ino, status.st_size))
+    with path.open("ab") as file:
+        file.write(line(2))
+    for shift in range(shifts):
+        for number in range(shift + 2, 0, -1):
+            (tmp_path / f"c-json.log.{number - 1}".removesuffix(".0")).rename(f"{path}.{number}")
+        path.write_bytes(line(3 + shift))
+    found: list[bytes] = []
+    while batch := cursor.batch():
+        found += [entry.line for entry in batch]
+    assert (found, cursor.finished) == ([b"0\n", b"1\n"], True)
+    cursor.close()
 
 
 def test_what_is_appended_later_is_seen_and_rotation_loses_nothing(tmp_path: Path) -> None:

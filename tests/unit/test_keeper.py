@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.runtime import protocol
-from daemon.runtime.attach import HIGH, DetachKeys
+from daemon.runtime.attach import HIGH, Client, DetachKeys
 from daemon.runtime.journal import Journal
 from daemon.runtime.loop import Loop
 from daemon.runtime.protocol import FRAGMENT, Connection, Disconnected
@@ -246,6 +246,92 @@ def test_output_held_open_by_others_does_not_delay_for_ever(bench: Bench) -> Non
     client.close()
 
 
+# -- held while a log is replayed ----------------------------------------------------------------------
+
+
+def hold(bench: Bench, log: Path, **changes: Any) -> tuple[socket.socket, Client, dict[str, int]]:
+    sock = bench.attach(replay=str(log), **changes)
+    client = bench.process.clients[-1]
+    return sock, client, bench.process.hold(client, str(log))
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_held_client_begins_where_the_log_stood(bench: Bench, tmp_path: Path, started: bool) -> None:
+    """The log up to the place and what the client gets are all of the output, each byte once."""
+    log = tmp_path / "log"
+    spec = {"driver": "local", "path": str(log), "options": {"max-size": "30", "compress": "false"}}
+    if started:
+        bench.adopt(spec)
+        os.write(bench.stdout, b"one\ntw")
+        bench.settle()
+    sock, client, place = hold(bench, log)
+    assert place["size"] == (log.stat().st_size if started else 0)
+    if not started:
+        bench.adopt(spec)
+        os.write(bench.stdout, b"one\ntw")
+        bench.settle()
+    os.write(bench.stdout, b"o\nthree\n")
+    os.write(bench.stderr, b"err")
+    sock.send(b"input")
+    assert bench.received(sock) == b""
+    assert not (tmp_path / "log.1").exists()
+    with pytest.raises(BlockingIOError):
+        os.read(bench.stdin, 10)
+    bench.process.let_loose(client, drop=False)
+    got = bench.received(sock)
+    rest = (
+        frame(1, b"tw") + frame(1, b"o\nthree\n")
+        if started
+        else frame(1, b"one\ntw") + frame(1, b"o\nthree\n")
+    )
+    assert got in (rest + frame(2, b"err"), frame(1, b"tw") + frame(2, b"err") + frame(1, b"o\nthree\n"))
+    assert os.read(bench.stdin, 10) == b"input"
+    os.write(bench.stdout, b"four\n")
+    assert bench.received(sock) == frame(1, b"four\n")
+    assert (tmp_path / "log.1").exists()
+    sock.close()
+
+
+def test_a_held_client_outlives_its_process_and_may_be_dropped(bench: Bench, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    bench.adopt({"driver": "json-file", "path": str(log), "options": {}})
+    kept, first, _ = hold(bench, log)
+    dropped, second, _ = hold(bench, log)
+    os.write(bench.stdout, b"last")
+    bench.end()
+    bench.process.drain(lambda: None)
+    bench.settle()
+    bench.process.release()
+    assert bench.received(kept) == b"" and not bench.ended(kept)
+    bench.process.let_loose(second, drop=True)
+    assert bench.ended(dropped)
+    bench.process.let_loose(first, drop=False)
+    assert bench.received(kept) == frame(1, b"last")
+    assert bench.ended(kept)
+    kept.close()
+    dropped.close()
+
+
+def test_output_for_a_held_client_is_bounded(bench: Bench, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    bench.adopt({"driver": "json-file", "path": str(log), "options": {}})
+    sock, client, _ = hold(bench, log)
+    sent = 0
+    try:
+        while sent < 100 << 20:
+            sent += os.write(bench.stdout, b"line\n" * 5000)
+            bench.settle()
+    except BlockingIOError:
+        pass
+    assert HIGH < client.buffered < HIGH + (128 << 10)
+    bench.process.let_loose(client, drop=True)
+    bench.settle()
+    os.write(bench.stdout, b"goes on\n")
+    bench.settle()
+    assert b"goes on" in log.read_bytes()
+    sock.close()
+
+
 # -- input ---------------------------------------------------------------------------------------------
 
 
@@ -421,7 +507,7 @@ def test_what_the_peer_does_not_take_waits(ends: tuple[Connection, Connection]) 
         left.send({"n": count, "fill": "x" * 50_000}, [0])
         count += 1
         assert count < 10_000
-    got = []
+    got: list[int] = []
     while len(got) < count:
         while (received := right.receive()) is not None:
             got.append(received[0]["n"])

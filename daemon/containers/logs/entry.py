@@ -27,11 +27,23 @@ class Selection:
     tail: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place between two entries: where the file `inode`, not compressed yet, has `offset` bytes."""
+
+    inode: int
+    offset: int
+
+
 class Cursor(Protocol):
     """A position in a log. `batch` gives the next entries, [] when there are none yet."""
 
     finished: bool
-    """True once an entry later than `until` was met: nothing more will come."""
+    """True once an entry later than `until` was met, or the place of `stop_at`: nothing more will come."""
+
+    def stop_at(self, place: Place) -> None:
+        """Ends there, which is not behind what was read already."""
+        ...
 
     def batch(self) -> list[Entry]: ...
 
@@ -42,3 +54,7 @@ class LogSource(Protocol):
     path: str
 
     def open(self, selection: Selection) -> Cursor: ...
+
+    def size(self) -> int:
+        """Bytes on disk, about."""
+        ...

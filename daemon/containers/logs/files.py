@@ -8,6 +8,7 @@ header (daemon/runtime/compress.py).
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import re
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, Protocol, cast
 
 from daemon.clock import parse_rfc3339
-from daemon.containers.logs.entry import Entry, Selection
+from daemon.containers.logs.entry import Entry, Place, Selection
 
 BATCH = 1 << 16
 HEADER = 64
@@ -27,11 +28,13 @@ _ROTATED = re.compile(r"\.(\d+)(\.gz)?$")
 class Format(Protocol):
     """How records lie in a file."""
 
-    resyncs: bool
-    """Whether reading may begin anywhere and find the next record by itself."""
-
     def split(self, data: bytes) -> tuple[list[bytes], bytes]:
         """Whole records, and what is left of an unfinished one."""
+        ...
+
+    def last(self, data: bytes, *, whole: bool) -> tuple[list[bytes], bytes] | None:
+        """What `split` gives for the end of a file, as far as it can be told from there; `whole` when `data` is
+        all of the file. None when it cannot, since the file ends in an unfinished record."""
         ...
 
     def parse(self, record: bytes) -> Entry | None:
@@ -48,6 +51,13 @@ class LogFiles:
 
     def open(self, selection: Selection) -> FileCursor:
         return FileCursor(self.path, selection, self._format)
+
+    def size(self) -> int:
+        total = 0
+        for path in (*(piece.path for piece in rotated(self.path)), self.path):
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(path).st_size
+        return total
 
 
 Identity = tuple[int, int]
@@ -129,12 +139,17 @@ class FileCursor:
         self._packed: Identity | None = None
         """The identity of an open compressed file; that of a plain one is read from it."""
         self._backlog: list[Entry] | None = None
+        self._stop: Place | None = None
         if selection.tail == 0:
             self._open_current()
             if self._file:
                 self._file.seek(0, os.SEEK_END)
         elif selection.tail > 0:
             self._backlog = self._read_tail(selection.tail)
+
+    def stop_at(self, place: Place) -> None:
+        self._stop = place
+        self.finished = not place.inode
 
     def batch(self) -> list[Entry]:
         if self._backlog:
@@ -158,16 +173,28 @@ class FileCursor:
             if self._file is None and not self._first():
                 return b""
             assert self._file is not None
-            data = self._file.read(BATCH)
+            size = self._until_stop()
+            data = self._file.read(size)
             if data:
                 return data
+            if not size:
+                self.finished = True
+                return b""
             if self._is_current():
                 return b""
-            data = self._file.read(BATCH)  # what was written before the rotation that we have just seen
+            data = self._file.read(size)  # what was written before the rotation that we have just seen
             if data:
                 return data
             if not self._next():
                 return b""
+
+    def _until_stop(self) -> int:
+        """How much may be read at once; 0 at the place to stop. (The inode that a compressed file had may be
+        another file's by now.)"""
+        assert self._file is not None
+        if self._stop is None or self._packed is not None or self._own_identity()[0] != self._stop.inode:
+            return BATCH
+        return max(0, min(BATCH, self._stop.offset - self._file.tell()))
 
     def _first(self) -> bool:
         while pieces := rotated(self._path):
@@ -294,16 +321,20 @@ class FileCursor:
         return entries[max(0, len(entries) - count) :]
 
     def _tail_of(self, file: IO[bytes], size: int, count: int) -> tuple[list[Entry], bytes]:
-        data, position = b"", size
+        data, position, more = b"", size, BATCH
         while True:
-            step = min(BATCH, position) if self._format.resyncs else position
-            position -= step
+            step = min(more, position)
+            position, more = position - step, 2 * more
             file.seek(position)
             data = file.read(step) + data
-            records, rest = self._format.split(data)
-            usable = records if position == 0 else records[1:]
-            if position == 0 or len(usable) >= count:
-                entries = self._chosen(usable)
+            found = self._format.last(data, whole=position == 0)
+            if found is None:
+                file.seek(0)
+                records, rest = self._format.split(file.read(size))
+                return self._chosen(records)[-count:], rest
+            records, rest = found
+            if position == 0 or len(records) >= count:
+                entries = self._chosen(records)
                 if position == 0 or len(entries) >= count:
                     return entries[-count:], rest
 

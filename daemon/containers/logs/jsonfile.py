@@ -9,12 +9,14 @@ from daemon.containers.logs.entry import Entry
 
 
 class JsonFormat:
-    resyncs = True
-
     def split(self, data: bytes) -> tuple[list[bytes], bytes]:
         records = data.split(b"\n")
         rest = records.pop()
         return records, rest
+
+    def last(self, data: bytes, *, whole: bool) -> tuple[list[bytes], bytes]:
+        records, rest = self.split(data)
+        return (records if whole else records[1:]), rest
 
     def parse(self, record: bytes) -> Entry | None:
         try:

@@ -12,11 +12,11 @@ from daemon.clock import rfc3339
 from daemon.containers.logs.entry import Entry
 
 _HEADER = 4
+LONGEST = 1 << 20
+"""More than a record has: a line's piece of 16 KiB and its attributes."""
 
 
 class LocalFormat:
-    resyncs = False
-
     def split(self, data: bytes) -> tuple[list[bytes], bytes]:
         records, position = [], 0
         while position + _HEADER <= len(data):
@@ -27,6 +27,24 @@ class LocalFormat:
             records.append(data[position + _HEADER : end - _HEADER])
             position = end
         return records, data[position:]
+
+    def last(self, data: bytes, *, whole: bool) -> tuple[list[bytes], bytes] | None:
+        """From size to size backwards, as long as those before and behind a record agree."""
+        records: list[bytes] = []
+        end = len(data)
+        while end >= 2 * _HEADER:
+            size = data[end - _HEADER : end]
+            start = end - int.from_bytes(size, "big") - 2 * _HEADER
+            if start < 0:
+                break
+            if data[start : start + _HEADER] != size:
+                return None
+            records.append(data[start + _HEADER : end - _HEADER])
+            end = start
+        if end and (whole or (not records and len(data) > LONGEST)):
+            return None
+        records.reverse()
+        return records, b""
 
     def parse(self, record: bytes) -> Entry | None:
         source, time, line, last, attrs = "", 0, b"", True, {}

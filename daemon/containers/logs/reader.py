@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from daemon import inotify
-from daemon.clock import parse_timestamp
+from daemon.clock import parse_rfc3339, parse_timestamp
 from daemon.containers.context import Context
-from daemon.containers.logs.entry import Entry, LogSource, Selection
+from daemon.containers.logs.entry import Entry, LogSource, Place, Selection
 from daemon.containers.logs.files import LogFiles
 from daemon.containers.logs.jsonfile import JsonFormat
 from daemon.containers.logs.localfile import LocalFormat
@@ -24,6 +25,8 @@ from daemon.containers.model import Container
 from storage.errors import InvalidArgument, NotImplementedYet
 
 STREAMS = {"stdout": 1, "stderr": 2}
+LARGE = 8 << 20
+"""Bytes of log that are read before an attaching client's output is held."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,10 @@ async def read(ctx: Context, container: Container, query: LogQuery) -> AsyncIter
     """Pairs of stream (1 stdout, 2 stderr) and text."""
     log = source(ctx, container)
     render = _renderer(query)
-    wanted = {stream for stream, chosen in (("stdout", query.stdout), ("stderr", query.stderr)) if chosen}
-    selection = Selection(frozenset(wanted), query.since, query.until, query.tail)
     watch = _watch(log, container) if query.follow else None
     ended = _exit_future(container, watch) if watch else None
     try:
-        cursor = log.open(selection)
+        cursor = log.open(_selection(query))
         try:
             while True:
                 last_round = ended is None or ended.done()
@@ -105,6 +106,34 @@ async def read(ctx: Context, container: Container, query: LogQuery) -> AsyncIter
             watch.close()
         if ended and not ended.done():
             ended.cancel()
+
+
+async def read_until(
+    ctx: Context, container: Container, query: LogQuery, hold: Callable[[], Awaitable[Place]]
+) -> AsyncIterator[tuple[int, bytes]]:
+    """What `read` gives, up to the place that `hold` names. It is called once: at the beginning, or, when there
+    is much to read, near the end of it, since the container's output has to wait from then on."""
+    log = source(ctx, container)
+    render = _renderer(query)
+    cursor = log.open(_selection(query))
+    try:
+        behind = await asyncio.to_thread(log.size) > LARGE
+        began = time.time_ns()
+        while behind and (batch := await asyncio.to_thread(cursor.batch)):
+            for entry in batch:
+                yield STREAMS[entry.stream], render(entry)
+            behind = parse_rfc3339(batch[-1].time) < began
+        cursor.stop_at(await hold())
+        while batch := await asyncio.to_thread(cursor.batch):
+            for entry in batch:
+                yield STREAMS[entry.stream], render(entry)
+    finally:
+        cursor.close()
+
+
+def _selection(query: LogQuery) -> Selection:
+    wanted = {stream for stream, chosen in (("stdout", query.stdout), ("stderr", query.stderr)) if chosen}
+    return Selection(frozenset(wanted), query.since, query.until, query.tail)
 
 
 def _watch(log: LogSource, container: Container) -> inotify.Watch | None:
