@@ -9,12 +9,10 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any
 
-from daemon.containers import links, merge
+from daemon.containers import execprocess, merge
 from daemon.containers.context import Context
 from daemon.containers.detach import detach_keys
 from daemon.containers.model import Container
-from daemon.containers.spec import build, security
-from daemon.containers.surroundings import hostname_of
 from daemon.runtime.client import ExitEvent, LaunchFailed, NotRunning, RuntimeCallError
 from storage.errors import Conflict, Internal, InvalidArgument, NotFound
 
@@ -112,7 +110,7 @@ class Execs:
         run.started = run.running = True  # its output may come before the runtime's answer
         wants = {name: bool(run.config.get(f"Attach{name}")) for name in ("Stdin", "Stdout", "Stderr")}
         try:
-            process = await self._process(container, run)
+            process = await execprocess.process(self._ctx, container, run.argv, run.config, tty=run.tty)
             if client is not None and not detach:
                 await self._ctx.runtime.attach(
                     container.id,
@@ -141,42 +139,6 @@ class Execs:
         if not run.ended.is_set():
             run.pid = started.pid
         self._ctx.publish(container, f"exec_start: {' '.join(run.argv)}", execID=run.id)
-
-    async def _process(self, container: Container, run: Exec) -> dict[str, Any]:
-        config = run.config
-        user = config.get("User") or container.config.get("User") or ""
-        groups = tuple(container.host.get("GroupAdd") or ()) if not config.get("User") else ()
-        identity = await self._ctx.users.identity(container, user, groups)
-        base = merge.environment(
-            container.config,
-            hostname=hostname_of(container, self._ctx.registry),
-            home=identity.home,
-            linked=links.environment(container, self._ctx.registry),
-        )
-        if run.tty and not any(e.startswith("TERM=") for e in base):
-            base.insert(2, "TERM=xterm")
-        overrides = list(config.get("Env") or [])
-        if config.get("User"):  # another user has another home, unless the container sets one
-            own = {e.partition("=")[0] for e in container.config.get("Env") or []}
-            base = [e for e in base if not e.startswith("HOME=") or "HOME" in own]
-        privileged = bool(config.get("Privileged")) or bool(container.host.get("Privileged"))
-        host = container.host if not privileged else {**container.host, "Privileged": True}
-        caps = security.capabilities(host)
-        options = security.parse(
-            container.host.get("SecurityOpt"), no_new_privileges=self._ctx.config.no_new_privileges
-        )
-        process: dict[str, Any] = {
-            "terminal": run.tty,
-            "user": identity.as_oci(),
-            "args": run.argv,
-            "env": merge.replaced_environment(base, overrides, identity.home),
-            "cwd": config.get("WorkingDir") or container.config.get("WorkingDir") or "/",
-            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
-            "noNewPrivileges": options.no_new_privileges,
-            "rlimits": build.rlimits(container, self._ctx.config),
-            "oomScoreAdj": container.host.get("OomScoreAdj") or 0,
-        }
-        return process
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         run = self.find(exec_id)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import Any
 
-from daemon.containers import merge
+from daemon.containers import execprocess
 from daemon.containers.context import Context
 from daemon.containers.model import Container
-from daemon.containers.spec import security
-from daemon.containers.surroundings import hostname_of
 from daemon.runtime.client import RuntimeCallError
 
 _ended: dict[str, asyncio.Future[int]] = {}
@@ -101,7 +98,8 @@ class Probe:
             cid, theirs, exec_id=self._id, stdin=False, stdout=True, stderr=True, tty=False, framed=False
         )
         theirs.close()
-        await runtime.exec(cid, self._id, await self._process(), open_stdin=False, tty=False)
+        process = await execprocess.process(self._ctx, self._container, self._argv, {})
+        await runtime.exec(cid, self._id, process, open_stdin=False, tty=False)
         self._publish(f"exec_start: {' '.join(self._argv)}")
 
     def _publish(self, action: str, **attributes: str) -> None:
@@ -110,26 +108,6 @@ class Probe:
     async def _kill(self) -> None:
         with contextlib.suppress(RuntimeCallError):
             await self._ctx.runtime.kill(self._container.id, 9, exec_id=self._id)
-
-    async def _process(self) -> dict[str, Any]:
-        container, ctx = self._container, self._ctx
-        groups = tuple(container.host.get("GroupAdd") or ())
-        identity = await ctx.users.identity(container, container.config.get("User") or "", groups)
-        caps = security.capabilities(container.host)
-        options = security.parse(
-            container.host.get("SecurityOpt"), no_new_privileges=ctx.config.no_new_privileges
-        )
-        return {
-            "terminal": False,
-            "user": identity.as_oci(),
-            "args": self._argv,
-            "env": merge.environment(
-                container.config, hostname=hostname_of(container, ctx.registry), home=identity.home
-            ),
-            "cwd": container.config.get("WorkingDir") or "/",
-            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
-            "noNewPrivileges": options.no_new_privileges,
-        }
 
 
 async def _read(mine: socket.socket, output: Output) -> None:

@@ -16,7 +16,8 @@ from daemon.images.listing import PRUNED, Filters, check, flag, labelled, labels
 from daemon.images.model import Image, ImageUse, Json
 from daemon.images.reference import Reference
 from daemon.images.store import ImageStore
-from storage.errors import Conflict, InvalidArgument, PydError
+from daemon.until import until as until_moment
+from storage.errors import Conflict, PydError
 
 Entry = dict[str, str]
 Announce = Callable[[str, Image], None]
@@ -97,10 +98,12 @@ class Removal:
         await self._store.forget(image.id)
         self._announce("delete", image)
         self.entries.append({"Deleted": image.id})
-        collected = await self._store.collect()
-        gone = set(collected.layers)
+        await self._store.collect()
         chains = dict.fromkeys(
-            chain for each in (image, *self._parts) for chain in reversed(each.chain_ids) if chain in gone
+            chain
+            for each in (image, *self._parts)
+            for chain in reversed(each.chain_ids)
+            if not self._store.has_layer(chain)
         )
         self.entries += [{"Deleted": chain} for chain in chains]
         parent = self._store.get(image.parent) if image.parent and prune else None
@@ -144,7 +147,7 @@ async def prune(
 ) -> Json:
     check(filters, PRUNED)
     dangling_only = flag(filters, "dangling", True)
-    until = _until(filters)
+    until = until_moment(filters)
     sizes = {chain: store.layer_size(chain) for image in store.all() for chain in image.chain_ids}
     entries: list[Entry] = []
     for image in list(store):
@@ -157,13 +160,6 @@ async def prune(
             entries += removal.entries
     freed = sum(sizes.get(entry.get("Deleted", ""), 0) for entry in entries)
     return {"ImagesDeleted": entries or None, "SpaceReclaimed": freed}
-
-
-def _until(filters: Filters) -> int | None:
-    values = filters.get("until") or ()
-    if len(values) > 1:
-        raise InvalidArgument("more than one until filter specified")
-    return times.timestamp(values[0]) if values else None
 
 
 def _prunable(

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any
 
+from daemon.clock import parse_rfc3339
 from daemon.network import ipam
 from daemon.network.networks import BUILTIN, Network, Registry, new_id, timestamp
 from daemon.network.sandboxes import Sandbox
+from daemon.until import until
 from storage.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotImplementedYet
 
 LIST_FILTERS = {"dangling", "driver", "id", "label", "name", "scope", "type"}
 PRUNE_FILTERS = {"label", "label!", "until"}
 TRUE, FALSE = {"1", "true", "True", "TRUE", "t", "T"}, {"0", "false", "False", "FALSE", "f", "F"}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|m|s|ms|us|ns)")
-_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 def new(
@@ -193,13 +191,13 @@ def prunable(
     networks: Iterable[Network], filters: Mapping[str, Sequence[str]], used: Collection[str]
 ) -> list[Network]:
     _check_filters(filters, PRUNE_FILTERS)
-    limit = min((_until(value) for value in filters.get("until") or ()), default="")
+    limit = until(filters)
     return [
         network
         for network in networks
         if not network.builtin
         and network.id not in used
-        and (not limit or network.created <= limit)
+        and (limit is None or parse_rfc3339(network.created) <= limit)
         and all(_labelled(network, wanted) for wanted in filters.get("label") or ())
         and not any(_labelled(network, unwanted) for unwanted in filters.get("label!") or ())
     ]
@@ -244,19 +242,6 @@ def _matches(pattern: str, text: str) -> bool:
 def _labelled(network: Network, wanted: str) -> bool:
     key, given, value = wanted.partition("=")
     return key in network.labels and (not given or network.labels[key] == value)
-
-
-def _until(value: str) -> str:
-    """A moment as our timestamps: a Unix time, a duration before now (`1h30m`), or RFC 3339."""
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return timestamp(int(float(value) * 1e9))
-    if _DURATION.sub("", value) == "" and value:
-        ago = sum(float(amount) * _SECONDS[unit] for amount, unit in _DURATION.findall(value))
-        return timestamp(time.time_ns() - int(ago * 1e9))
-    try:
-        return timestamp(int(datetime.fromisoformat(value).timestamp() * 1e9))
-    except ValueError:
-        raise InvalidArgument(f"invalid filter 'until': {value!r} is no time and no duration") from None
 
 
 def _is_ipv4(text: str) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
-from daemon.containers import merge, mounts, names, prune, refusals, show, signals, validate
+from daemon.containers import merge, mounts, names, refusals, show, signals, validate
 from daemon.containers.detach import DEFAULT, detach_keys
 from daemon.containers.spec import users
 from daemon.runtime.capabilities import NUMBERS
 from daemon.sizes import ram_in_bytes
+from daemon.until import until
 from storage.errors import InvalidArgument
 
 KNOWN = frozenset(NUMBERS)
@@ -245,11 +247,16 @@ def test_durations_as_docker_says_them(seconds: int, text: str) -> None:
     assert show.human_duration(seconds) == text
 
 
-def test_go_durations() -> None:
-    assert prune.go_duration("1h30m") == 5400
-    assert prune.go_duration("10s") == 10
-    assert prune.go_duration("2026-01-01") is None
-    assert prune.go_duration("5") is None
+def test_the_until_filter() -> None:
+    assert until({}) is None
+    assert until({"until": ["12.5"]}) == 12_500_000_000
+    moment = until({"until": ["1h30m"]})
+    assert moment is not None
+    assert 0 <= time.time_ns() - moment - 5400 * 10**9 < 10**9
+    assert until({"until": ["1970-01-01T00:00:01Z"]}) == 10**9
+    for wrong in (["5 minutes"], ["1h", "2h"]):
+        with pytest.raises(InvalidArgument):
+            until({"until": wrong})
 
 
 @pytest.mark.parametrize(
