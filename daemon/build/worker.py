@@ -57,8 +57,9 @@ def opened(tree: Tree | None) -> Iterator[Root | None]:
 @contextlib.contextmanager
 def listed(tree: Tree | None) -> Iterator[hashing.Known | None]:
     """Digests that are kept beside a client's directory (daemon.build.session.receive)."""
-    path = Path(tree["lower"][0]).with_name("digests") if tree and len(tree["lower"]) == 1 else None
-    if path is None or not path.is_file() or path.with_name("tree") != Path(tree["lower"][0]):
+    lower = [Path(each) for each in tree["lower"]] if tree else []
+    path = lower[0].with_name("digests") if len(lower) == 1 and lower[0].name == "tree" else None
+    if path is None or not path.is_file():
         yield None
         return
     from daemon.build.session.listing import Digests

@@ -1,7 +1,8 @@
 """What a copy depends on: a digest of names, types, modes, owners, links, attributes and contents; no times.
 
 Files are hashed with SHA-256 as they lie on disk. What a tree's files were is remembered by inode, size and
-change time within one worker, so that a tree which several instructions copy is read once.
+change time within one worker, so that a tree which several instructions copy is read once. Kept contexts bring
+the digests of their files along (daemon.build.session.listing): of those, nothing is read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ class Hash(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
 
-def digest(root: Root, found: list[Found], excludes: Ignore | None) -> str:
+class Known(Protocol):
+    """Digests of files that are not to be read again."""
+
+    def find(self, status: os.stat_result) -> tuple[bytes, bool] | None:
+        """(SHA-256, whether it has attributes); None: look yourself."""
+        ...
+
+
+def digest(root: Root, found: list[Found], excludes: Ignore | None, known: Known | None = None) -> str:
     """Of all that copying `found` would bring."""
     total: Any = hashlib.sha256()
     for source in found:
@@ -37,7 +46,7 @@ def digest(root: Root, found: list[Found], excludes: Ignore | None) -> str:
         fd = root.open(parent or ".", os.O_PATH | os.O_DIRECTORY)
         try:
             for path, directory, name, status in walk(fd, last or ".", excludes):
-                _entry(total, path, directory, name, status)
+                _entry(total, path, directory, name, status, known)
         finally:
             os.close(fd)
     return "sha256:" + str(total.hexdigest())
@@ -50,7 +59,7 @@ def walk(parent: int, top: str, excludes: Ignore | None) -> Iterator[tuple[str, 
     if not stat.S_ISDIR(status.st_mode):
         return
     stack = [(os.open(top, _DIRECTORY, dir_fd=parent), "", None)]
-    lists: list[Iterator[str]] = [iter(sorted(os.listdir(stack[0][0])))]
+    lists: list[Iterator[str]] = [iter(_names(stack[0][0]))]
     try:
         while stack:
             fd, path, _ = stack[-1]
@@ -72,18 +81,28 @@ def walk(parent: int, top: str, excludes: Ignore | None) -> Iterator[tuple[str, 
                 yield below, fd, name, status
             if stat.S_ISDIR(status.st_mode):
                 stack.append((os.open(name, _DIRECTORY, dir_fd=fd), below, None))
-                lists.append(iter(sorted(os.listdir(stack[-1][0]))))
+                lists.append(iter(_names(stack[-1][0])))
     finally:
         for fd, *_ in stack:
             os.close(fd)
 
 
-def _entry(total: Hash, path: str, directory: int, name: str, status: os.stat_result) -> None:
+def _names(directory: int) -> list[str]:
+    """In the order of their bytes, which is not that of Python's strings where they are no text."""
+    return sorted(os.listdir(directory), key=os.fsencode)
+
+
+def _entry(
+    total: Hash, path: str, directory: int, name: str, status: os.stat_result, known: Known | None
+) -> None:
     head = f"{status.st_mode:o} {status.st_uid} {status.st_gid} {status.st_rdev}\0".encode()
     total.update(os.fsencode(path) + b"\0" + head)
     if stat.S_ISREG(status.st_mode):
-        total.update(file_digest(directory, name, status))
-        if status.st_mode & 0o111 or status.st_nlink > 1:
+        found = known.find(status) if known is not None else None
+        contents, attributed = found or (file_digest(directory, name, status), None)
+        total.update(contents)
+        # how many names a kept context's file has says nothing: layers link to it
+        if attributed or (attributed is None and (known or status.st_mode & 0o111 or status.st_nlink > 1)):
             attributes = read_attributes(f"/proc/self/fd/{directory}/{name}")
             for key in sorted(attributes):
                 total.update(key.encode() + b"\0" + attributes[key])

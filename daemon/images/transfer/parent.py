@@ -107,7 +107,7 @@ class Worker:
         process.pending[seq] = (future, progress)
         try:
             process.writer.write(json.dumps({"seq": seq, "op": op, **arguments}).encode() + b"\n")
-            return await future
+            return await asyncio.shield(future)  # being cancelled must not pass for an answer
         except asyncio.CancelledError:
             if not process.writer.is_closing() and not future.done():
                 process.writer.write(json.dumps({"cancel": seq}).encode() + b"\n")

@@ -1,0 +1,100 @@
+"""FileSync.DiffCopy, the asynchronous half: packets go to a thread by batches, requests for files to the client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from daemon.build.session.grpc import Call, Metadata, call
+from daemon.build.session.http2 import Connection
+from daemon.build.session.receive import Receiver
+from daemon.build.session.threads import in_thread
+from storage.errors import PydError
+
+METHOD = "/moby.filesync.v1.FileSync/DiffCopy"
+_FIN, _REQUEST, _ERROR = b"\x08\x03", b"\x08\x01", b"\x08\x04"
+_AT_ONCE = 1024
+
+
+def metadata(name: str, patterns: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """A request's headers as the client decodes them: values that are not ASCII are escaped, and marked."""
+    found: list[tuple[str, str]] = []
+    for key, values in (("dir-name", [name]), *patterns.items()):
+        if not all(value.isascii() and value.isprintable() for value in values):
+            values = [urllib.parse.quote_plus(value.encode("utf-8", "surrogateescape")) for value in values]
+            found.append((f"{key}-encoded", "1"))
+        found += [(key, value) for value in values]
+    return found
+
+
+async def receive(
+    connection: Connection, receiver: Receiver, headers: Metadata, report: Callable[[int], None]
+) -> dict[str, Any]:
+    """Runs a receiver to its end; what it made is gone when this raises. `report`: bytes so far."""
+    try:
+        async with await call(connection, METHOD, headers) as under_way:
+            return await _run(under_way, receiver, report)
+    except BaseException:
+        await in_thread(receiver.abandon)
+        raise
+
+
+async def _run(under_way: Call, receiver: Receiver, report: Callable[[int], None]) -> dict[str, Any]:
+    requests = _Requests(under_way)
+    asking = asyncio.create_task(requests.run())
+    result: dict[str, Any] | None = None
+    try:
+        while batch := await under_way.batch():
+            requests.add(await in_thread(receiver.take, batch))
+            report(receiver.received)
+            if receiver.complete and result is None:
+                result = await in_thread(receiver.finish)
+                await under_way.send([_FIN])
+            if receiver.fin:
+                await under_way.end()
+        return result if result is not None else await in_thread(receiver.finish)
+    except PydError as error:
+        with contextlib.suppress(PydError, TimeoutError):  # it may be gone
+            async with asyncio.timeout(1):
+                text = str(error).encode("utf-8", "replace")[:4096]
+                await under_way.send([_ERROR + b"\x22" + _varint(len(text)) + text], end=True)
+        raise
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+class _Requests:
+    """Files to be asked for: sent beside receiving, since the client may stop reading while it sends."""
+
+    def __init__(self, under_way: Call) -> None:
+        self._call = under_way
+        self._waiting: list[int] = []
+        self._wake = asyncio.Event()
+
+    def add(self, numbers: list[int]) -> None:
+        if numbers:
+            self._waiting += numbers
+            self._wake.set()
+
+    async def run(self) -> None:
+        with contextlib.suppress(PydError):  # whoever receives hears of it
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                numbers, self._waiting = self._waiting, []
+                for start in range(0, len(numbers), _AT_ONCE):
+                    some = numbers[start : start + _AT_ONCE]
+                    await self._call.send([_REQUEST + (b"\x18" + _varint(n) if n else b"") for n in some])
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
