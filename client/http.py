@@ -149,7 +149,7 @@ class Api:
     def __init__(self, endpoint: Endpoint, headers: Mapping[str, str] | None = None) -> None:
         self.endpoint = endpoint
         self.version = os.environ.get("DOCKER_API_VERSION", NEWEST_API).removeprefix("v")
-        self.headers = {"User-Agent": f"pyd/{VERSION}", **(headers or {})}
+        self.headers = {"User-Agent": f"pyd/{VERSION}", "Accept-Encoding": "identity", **(headers or {})}
         self._client = httpx.Client(transport=SocketTransport(endpoint), timeout=None, trust_env=False,
                                     base_url="http://localhost", headers=self.headers)  # fmt: skip
 

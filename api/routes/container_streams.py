@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from api import websocket
 from api.attach import Hijacked, attach_head, refuse_raw, serve_hijacked
+from api.compress import negotiated, packed
 from api.errors import message_of
 from api.models import answers
 from api.operation import GET, HEAD, POST, PUT, Call, Resource, answer, empty
@@ -251,7 +252,11 @@ async def archive_get(call: Call) -> Response:
     """One path of a container as a tar."""
     found = call.engine.containers.archive_get(call.path("id"), _archive_path(call))
     stat, source = await call.unless_gone(found)
-    return Stream(source, media_type="application/x-tar", headers=_stat_header(stat), on_error=no_error)
+    headers = _stat_header(stat)
+    if coding := negotiated(call.header("accept-encoding")):
+        headers["Content-Encoding"] = coding
+        source = packed(source, coding)
+    return Stream(source, media_type="application/x-tar", headers=headers, on_error=no_error)
 
 
 @operation(
