@@ -90,3 +90,5 @@ class BuildRecord:
     sources: tuple[SourceUsed, ...] = ()
     outputs: tuple[Output | None, ...] = ()
     """The graphs, one for each Outcome.made."""
+    scans: tuple[Mapping[str, Output | None], ...] = ()
+    """What lists of contents should also be made of (Built.scans), one for each Outcome.made."""

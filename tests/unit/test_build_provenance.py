@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from daemon.build.attest import buildconfig, parse
+from daemon.build.attest import buildconfig, parse, sbom
 from daemon.build.attest.provenance import TYPE_02, TYPE_1, Facts, ImageUsed, package, predicate, redacted
 from daemon.build.proto import ops_pb2 as pb
 from daemon.images.model import digest_of
@@ -223,3 +225,53 @@ def test_refused_requests(attributes: dict[str, str], words: str) -> None:
     with pytest.raises(InvalidArgument) as error:
         parse(attributes)
     assert words in str(error.value)
+
+
+# -- what a generator leaves
+
+
+def left(directory: Path, **files: object) -> None:
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (directory / f"{name}.spdx.json").write_text(text)
+
+
+STATEMENT = {"_type": "https://in-toto.io/Statement/v0.1", "predicateType": sbom.SPDX, "predicate": {"a": 1}}
+
+
+def test_statements_are_read_the_core_first(tmp_path: Path) -> None:
+    subject = [{"name": "n", "digest": {"sha256": "ab"}}]
+    left(tmp_path, **{"sbom-extra": STATEMENT | {"subject": subject}, "sbom": STATEMENT})
+    first, second = sbom.read(tmp_path, 3)
+    assert (first.path, first.platform_index, first.reason) == ("sbom.spdx.json", 3, "sbom")
+    assert json.loads(first.predicate) == {"a": 1} and first.subjects == ()
+    assert second.subjects == (("n", {"sha256": "ab"}),)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[" * 50_000,
+        {"predicateType": "https://slsa.dev/provenance/v1"},
+        [],
+        STATEMENT | {"subject": [1]},
+    ],
+)
+def test_statements_that_are_none(tmp_path: Path, content: object) -> None:
+    left(tmp_path, sbom=content)
+    with pytest.raises(InvalidArgument):
+        sbom.read(tmp_path, 0)
+
+
+def test_a_generators_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "secret").write_text(json.dumps(STATEMENT))
+    (tmp_path / "out" / "sbom.spdx.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(InvalidArgument, match="not a regular file"):
+        sbom.read(tmp_path / "out", 0)
+    (tmp_path / "out" / "sbom.spdx.json").unlink()
+    os.mkfifo(tmp_path / "out" / "sbom.spdx.json")
+    with pytest.raises(InvalidArgument, match="not a regular file"):
+        sbom.read(tmp_path / "out", 0)
