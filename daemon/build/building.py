@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from daemon.build.request import BuildRequest
 from daemon.build.solve import Solver
 from daemon.build.variables import PlatformName
 from daemon.containers.context import Context
-from daemon.images import platforms, reference, times
+from daemon.images import platforms, reference
 from daemon.images.manifests import encode
-from daemon.images.model import AuthConfig, Image
+from daemon.images.model import AuthConfig, Image, chain_ids
 from daemon.images.reference import Reference
 from storage.errors import InvalidArgument, NotFound, NotImplementedYet, PydError
 from storage.gc import Blob, Layer
@@ -177,11 +176,16 @@ class Building:
 
     async def export(self, built: Built, result: Result) -> Image:
         """The image, named; the times are those at which its layers were made."""
+        from daemon.build.export.config import LayerMade, finished
+
         times_of = {entry.chain: entry.created for entry in self._bench.cache.entries.values()}
         times_of = self.job.times | times_of
-        document = finished(
-            built.document, result, times_of, moment(self._request.arguments.get("SOURCE_DATE_EPOCH"))
-        )
+        layers = [
+            LayerMade(diff_id, times_of.get(chain, 0))
+            for chain, diff_id in zip(chain_ids(result.diff_ids), result.diff_ids, strict=True)
+        ]
+        epoch = moment(self._request.arguments.get("SOURCE_DATE_EPOCH"))
+        document = finished(built.document, layers, epoch)
         if self._request.arguments.get(INLINE_CACHE) in ("1", "true"):
             document |= self._inline(result)
         image = await self._bench.store.add_image(encode(document), self.names, tagged=True)
@@ -227,56 +231,8 @@ async def _pieces(path: Path) -> AsyncIterator[bytes]:
             yield data
 
 
-def finished(
-    document: dict[str, Any], result: Result, times_of: dict[str, int], epoch: int | None
-) -> dict[str, Any]:
-    """With layers and times (BuildKit exporter/containerimage, normalizeLayersAndHistory)."""
-    from daemon.images.model import chain_ids
-
-    history = [dict(entry) for entry in document["history"]]
-    chains = chain_ids(result.diff_ids)
-    layer = 0
-    for entry in history:
-        if entry.get("empty_layer"):
-            continue
-        made = times_of.get(chains[layer]) if layer < len(chains) else None
-        if "created" not in entry and made is not None:
-            entry["created"] = times.rfc3339(made)
-        layer += 1
-    history += [{"created": times.rfc3339(time.time_ns())} for _ in range(len(chains) - layer)]
-    _fill_times(history)
-    created = history[-1]["created"] if history else times.rfc3339(time.time_ns())
-    if epoch is not None:
-        created = times.rfc3339(epoch)
-        for entry in history:
-            if entry.get("comment") == imageconfig.COMMENT:
-                entry["created"] = created
-    return imageconfig.finish({**document, "history": history}, result.diff_ids, created)
-
-
-def _fill_times(history: list[dict[str, Any]]) -> None:
-    """What only changed the configuration has the time of the first new layer, or of the one before it."""
-    created: str | None = None
-    missing = False
-    for entry in history:
-        if "created" in entry:
-            created = entry["created"]
-            if missing:
-                break
-        else:
-            missing = True
-    created = created or times.rfc3339(time.time_ns())
-    missing = False
-    for entry in history:
-        if "created" in entry:
-            created = entry["created"] if missing else created
-        else:
-            missing = True
-            entry["created"] = created
-
-
 def explain_unused(names: Sequence[str]) -> str:
     return f"[Warning] One or more build-args {imageconfig.plain_list(names)} were not consumed\n"
 
 
-__all__ = ["Building", "NotImplementedYet", "explain_unused", "finished"]
+__all__ = ["Building", "NotImplementedYet", "explain_unused"]

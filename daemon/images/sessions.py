@@ -123,9 +123,13 @@ class Registries:
         """For sessions opened from here on."""
         self._insecure, self._mirrors = list(insecure), list(mirrors)
 
-    async def endpoints(self, domain: str, *, push: bool = False) -> list[Endpoint]:
+    async def endpoints(
+        self, domain: str, *, push: bool = False, insecure: Sequence[str] = ()
+    ) -> list[Endpoint]:
+        """`insecure`: registries beside those of the configuration that need no TLS, or none that is valid."""
+        lax = [*self._insecure, *insecure]
         found = await self.worker.call(
-            "endpoints", domain=domain, insecure=self._insecure, mirrors=self._mirrors, push=push
+            "endpoints", domain=domain, insecure=lax, mirrors=self._mirrors, push=push
         )
         return [Endpoint(**fields) for fields in found]
 

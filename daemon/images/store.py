@@ -206,6 +206,10 @@ class ImageStore:
         blob = self._blobs.get(diff_id)
         return blob if blob and self.content.has(blob.digest) else None
 
+    def recorded_blob(self, diff_id: str) -> LayerBlob | None:
+        """The layer's blob whether or not it is there still: for a lease, which is taken before looking."""
+        return self._blobs.get(diff_id)
+
     def _make(self, image_id: str, config: Json, record: Json) -> Image:
         chains = chain_ids((config.get("rootfs") or {}).get("diff_ids") or ())
         return Image(

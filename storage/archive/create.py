@@ -109,10 +109,10 @@ class Packer:
             if stat.S_ISDIR(found.st_mode):
                 self._walk(parent, base, name)
 
-    def add_children(self, parent: int, base: str) -> None:
-        """All in a directory, but not the directory itself."""
+    def add_children(self, parent: int, base: str, prefix: str = "") -> None:
+        """All in a directory, but not the directory itself; below `prefix` in the archive."""
         with _vanishing():
-            self._walk(parent, base, "")
+            self._walk(parent, base, prefix)
 
     def _walk(self, parent: int, base: str, prefix: str) -> None:
         """Depth first without recursion: containers make trees deeper than Python's stack."""

@@ -109,7 +109,10 @@ class Archives:
     # --- out ---------------------------------------------------------------------------------------
 
     async def save(self, report: Report, members: list[dict[str, Any]]) -> None:
-        """Writes an archive; each member is a directory, a document (`body`) or a layer (`blob`, `size`)."""
+        """Writes an archive.
+
+        Each member is a directory, a document (`body`), a layer unpacked (`blob`, `size`) or a blob (`raw`).
+        """
         await asyncio.to_thread(self._save, members)
 
     def _save(self, members: list[dict[str, Any]]) -> None:
@@ -117,13 +120,21 @@ class Archives:
             writer = TarWriter(out)
             for member in members:
                 name, mtime = member["name"], member["mtime"]
-                if "blob" in member:
+                if "raw" in member:
+                    self._save_blob(writer, name, mtime, member["raw"])
+                elif "blob" in member:
                     self._save_layer(writer, name, mtime, member["blob"], member["size"])
                 elif "body" in member:
                     writer.file(name, base64.b64decode(member["body"]), mtime=mtime)
                 else:
                     writer.directory(name, mtime=mtime)
             writer.close()
+
+    def _save_blob(self, writer: TarWriter, name: str, mtime: int, digest: str) -> None:
+        writer.header(Entry(name, mode=0o444, mtime=mtime, size=self._store.size(digest)))
+        with self._store.open(digest) as source:
+            while piece := source.read(PIECE):
+                writer.write(piece)
 
     def _save_layer(self, writer: TarWriter, name: str, mtime: int, blob: str, size: int) -> None:
         writer.header(Entry(name, mode=0o644, mtime=mtime, size=size))
@@ -135,6 +146,16 @@ class Archives:
                 left -= len(piece)
         if left:
             raise DataCorrupted(f"blob {blob} is shorter than the layer it holds")
+
+    async def save_trees(self, report: Report, trees: list[dict[str, Any]], epoch: int | None) -> None:
+        """Writes trees below their prefixes as one archive (treefiles.write)."""
+        await asyncio.to_thread(self._save_trees, trees, epoch)
+
+    def _save_trees(self, trees: list[dict[str, Any]], epoch: int | None) -> None:
+        from daemon.images.transfer.treefiles import write
+
+        with open(self._data, "wb", buffering=PIECE) as out:
+            write(out, trees, epoch)
 
 
 class Produced:

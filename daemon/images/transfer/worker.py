@@ -107,6 +107,18 @@ class Operations:
         layer = await asyncio.to_thread(unpack_again, digest, media_type, Path(directory), self._store)
         return layer.fields()
 
+    async def convert(
+        self, report: Report, blob: str, compression: str, level: int | None, epoch: int | None
+    ) -> dict[str, Any]:
+        from daemon.images.transfer.convert import convert
+
+        return await asyncio.to_thread(convert, self._store, blob, compression, level, epoch)
+
+    async def file_digests(self, report: Report, tree: dict[str, Any]) -> list[list[str]]:
+        from daemon.images.transfer.treefiles import digests
+
+        return await asyncio.to_thread(digests, tree)
+
     async def has_blob(self, report: Report, session: int, digest: str) -> int | None:
         return await self._sessions[session].size_of(digest)
 

@@ -1,0 +1,52 @@
+"""How attributes of exporters are read: Go's booleans and numbers, the errors worded as BuildKit words them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from storage.errors import InvalidArgument
+
+_SECOND = 10**9
+_BOOLEANS = {
+    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
+}
+
+
+def boolean(attrs: Mapping[str, str], name: str, default: bool, *, empty: bool | None = True) -> bool:
+    """`empty`: what `name=` means; None: it is an error. InvalidArgument for what is no boolean."""
+    text = attrs.get(name)
+    if text is None:
+        return default
+    if text == "" and empty is not None:
+        return empty
+    if text not in _BOOLEANS:
+        raise InvalidArgument(
+            f'non-bool value specified for {name}: strconv.ParseBool: parsing "{text}": invalid syntax'
+        )
+    return _BOOLEANS[text]
+
+
+def optional_boolean(attrs: Mapping[str, str], name: str) -> bool | None:
+    return boolean(attrs, name, False, empty=None) if name in attrs else None
+
+
+def number(attrs: Mapping[str, str], name: str) -> int | None:
+    text = attrs.get(name)
+    if text is None:
+        return None
+    try:
+        return int(text, 10)
+    except ValueError:
+        raise InvalidArgument(
+            f'non-integer value {text} specified for {name}: strconv.ParseInt: parsing "{text}": invalid syntax'
+        ) from None
+
+
+def epoch(text: str | None, name: str = "source-date-epoch") -> int | None:
+    """Seconds since 1970 as nanoseconds; None for none."""
+    if not text:
+        return None
+    if not text.lstrip("-").isdigit() or len(text) > 12:
+        raise InvalidArgument(f'invalid {name}: strconv.ParseInt: parsing "{text}": invalid syntax')
+    return int(text) * _SECOND
