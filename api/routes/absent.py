@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api.models import answers
 from api.operation import DELETE, GET, POST, PUT, Call, Handler, Resource, answer
 from api.query import FILTERS
-from storage.errors import InvalidArgument, NotFound, NotImplementedYet, Unavailable
+from storage.errors import NotFound, NotImplementedYet, Unavailable
 
 RESOURCE = Resource("Absent")
 operation = RESOURCE.operation
@@ -110,14 +110,3 @@ async def _no_such_plugin(call: Call) -> Response:
 
 for _method, _path, _id in NO_SUCH_PLUGIN:
     operation(_method, _path, _id, errors=(404,))(_no_such_plugin)
-
-
-async def _no_session(call: Call) -> Response:
-    """BuildKit's connections; refused before the connection is taken."""
-    if not call.header("upgrade"):
-        raise InvalidArgument("no upgrade proto in request")
-    raise NotImplementedYet("BuildKit sessions are not supported yet")
-
-
-operation(POST, "/session", "Session", errors=(400, 501))(_no_session)
-operation(POST, "/grpc", "Grpc", errors=(400, 501))(_no_session)

@@ -34,7 +34,8 @@ from daemon.build.variables import PREDEFINED, PROXIES
 
 CONTEXT = "local://context"
 LOAD_CONTEXT = "[internal] load build context"
-NOT_IN_PROCESSES = frozenset(("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"))
+SCAN_CONTEXT, SCAN_STAGE = "BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"
+NOT_IN_PROCESSES = frozenset((SCAN_CONTEXT, SCAN_STAGE))
 """Build arguments that are for the builder alone."""
 MAX_ENVIRONMENT = 4 << 20
 """Characters of a stage's variables together; the kernel takes 2 MiB of arguments and environment."""
@@ -176,7 +177,8 @@ class Dispatch:
         name: str,
         group: str = "",
     ) -> Output:
-        about = About(name, command.span, self._around.stage, self._around.no_cache, group)
+        source = self._around.source
+        about = About(name, command.span, self._around.stage, self._around.no_cache, group, source)
         return Output(Vertex(operation, inputs, about))
 
     def _name(self, command: ins.Command) -> str:
@@ -431,7 +433,7 @@ class Dispatch:
     def _remote(self, command: ins.Add, source: str, name: str) -> Vertex:
         """ADD's URLs: a git repository, or one file."""
         checksum = self._word(command.checksum)
-        about = About(name, command.span, self._around.stage)
+        about = About(name, command.span, self._around.stage, text=self._around.source)
         if (git := gitrefs.parse(source)) is not None:
             if checksum and git.checksum and checksum != git.checksum:
                 raise DockerfileError(f'checksum mismatch "{checksum}" != "{git.checksum}"')

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from daemon.build import imageconfig, naming
-from daemon.build.dispatch import Dispatch, RunOptions, StageState, Surroundings, local_context
+from daemon.build.dispatch import (
+    SCAN_CONTEXT,
+    SCAN_STAGE,
+    Dispatch,
+    RunOptions,
+    StageState,
+    Surroundings,
+    local_context,
+)
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.parser import Dockerfile
 from daemon.build.dockerfile.source import DockerfileError, nearest
@@ -109,6 +117,8 @@ class Built:
     """What is read of the context (its name is empty) and of each named one; "/" is all of it."""
     epoch: int | None = None
     """SOURCE_DATE_EPOCH in nanoseconds."""
+    scans: Mapping[str, Output | None] = field(default_factory=dict)
+    """What a list of contents should also be made of: other stages by their names, and "context"."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,23 @@ class Frontend:
         steps: list[Step] = []
         for number in needed:
             steps += await self._dispatch(stages[number])
-        return self._finish(self._states[target], steps)
+        scans = self._scans(target, needed)
+        return replace(self._finish(self._states[target], steps), scans=scans)
+
+    def _scans(self, target: int, needed: Sequence[int]) -> dict[str, Output | None]:
+        """BUILDKIT_SBOM_SCAN_*: true, or a list of stages that are meant."""
+        found: dict[str, Output | None] = {}
+        if self._is_scanned(SCAN_CONTEXT, target):
+            found["context"] = self._request.context
+        for number in needed:
+            if number != target and self._is_scanned(SCAN_STAGE, number):
+                found[self._file.stages[number].alias or f"stage-{number}"] = self._states[number].output
+        return found
+
+    def _is_scanned(self, name: str, number: int) -> bool:
+        wanted = self._states[number].arguments.get(name) or self._globals.get(name, "")
+        stage = self._file.stages[number].alias or f"stage-{number}"
+        return wanted in ("1", "t", "T", "true", "TRUE", "True") or stage in wanted.split(",")
 
     # -- names
 
@@ -396,7 +422,7 @@ class Frontend:
             sentence = f"{error}{hint}"
             raise NoImage(sentence, self._file.source, [instruction.span]) from None
         shown = image.identifier.removeprefix("docker-image://")
-        about = About(names.following(f"FROM {shown}"), instruction.span)
+        about = About(names.following(f"FROM {shown}"), instruction.span, text=self._file.source)
         document = imageconfig.inherited(image.config)
         triggers = tuple((image.config.get("config") or {}).get("OnBuild") or ())
         has_layers = bool((image.config.get("rootfs") or {}).get("diff_ids"))

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from daemon.build.dockerfile.source import Source as Text
 from daemon.build.dockerfile.source import Span
 
 
@@ -183,6 +184,8 @@ class About:
     no_cache: bool = False
     group: str = ""
     """Vertices that are shown as one have the same."""
+    text: Text | None = None
+    """The file that `span` is of."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from daemon.build.cache import Cache, selection
+from daemon.build.cache import Cache, Entry, Selection, selection
 from storage.errors import Conflict
 
 if TYPE_CHECKING:
     from daemon.build.bench import Bench
+    from daemon.build.gateway import Gateway
     from daemon.build.request import BuildRequest
     from daemon.build.session.sessions import Sessions
     from daemon.containers.context import Context
@@ -39,6 +40,7 @@ class Builds:
         self.cache = Cache(records, store.lease)
         self.cache.load()
         self._bench: Bench | None = None
+        self._gateway: Gateway | None = None
         self._pruning = False
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._collecting: asyncio.Task[Any] | None = None
@@ -62,6 +64,8 @@ class Builds:
         if self._collecting is not None:
             self._collecting.cancel()
         if self._bench is not None:
+            if self._gateway is not None:
+                await self._gateway.history.settle()
             await self._bench.workshop.close()
             await asyncio.gather(*self._bench.deleting, return_exceptions=True)
             await self.cache.save()
@@ -96,6 +100,19 @@ class Builds:
         """POST /session."""
         return self.bench().sessions
 
+    def gateway(self) -> Gateway:
+        """POST /grpc: builds of BuildKit's clients."""
+        if self._gateway is None:
+            from daemon.build.gateway import Gateway
+
+            self._gateway = Gateway(self.bench(), self._ctx, self._saved)
+        return self._gateway
+
+    async def _saved(self) -> None:
+        """After each build."""
+        await self.cache.save()
+        self._collect_later()
+
     async def build(self, request: BuildRequest, body: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
         """POST /build: Docker's JSON messages. Closing the generator stops the build at once."""
         from daemon.build.classic import ClassicBuild
@@ -111,8 +128,7 @@ class Builds:
                     await ClassicBuild(self.bench(), request, say, self._ctx).run(body)
             finally:
                 self._running.pop(request.build_id, None)
-                await asyncio.shield(self.cache.save())
-                self._collect_later()
+                await asyncio.shield(self._saved())
 
         async for line in reported(work):
             yield line
@@ -131,6 +147,12 @@ class Builds:
     def size(self) -> int:
         return self.cache.size()
 
+    def usage(self, filters: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """BuildKit's usage records (`docker buildx du`); times in nanoseconds. Filters as `name==value`."""
+        from daemon.build.usage import usage
+
+        return usage(self.cache, self._busy(), filters)
+
     def _busy(self) -> Callable[[str], bool]:
         running = set(self._bench.running) if self._bench else set()
         return lambda key: key in running
@@ -139,7 +161,28 @@ class Builds:
         self, filters: Mapping[str, Sequence[str]], *, all: bool = False, keep: int = 0
     ) -> dict[str, Any]:
         """{"CachesDeleted": [ids] or None, "SpaceReclaimed": bytes}."""
+        from daemon.build.cache import identifier
+
         wanted = selection(filters, all=all, keep=keep)
+        chosen, freed = await self._prune(wanted, lambda entry: True, everything=all and not filters)
+        return {"CachesDeleted": [identifier(e.key) for e in chosen] or None, "SpaceReclaimed": freed}
+
+    async def prune_records(
+        self, filters: Sequence[str], *, all: bool, keep_seconds: float, keep_bytes: int
+    ) -> list[dict[str, Any]]:
+        """`docker buildx prune`: the usage records of what is gone."""
+        from daemon.build.usage import usage
+
+        rows = {row["Key"]: row for row in usage(self.cache, self._busy(), filters)}
+        wanted = Selection(all=all, keep=keep_bytes, unused_for=int(keep_seconds * 1_000_000_000))
+        everything = all and not filters and not keep_seconds and not keep_bytes
+        chosen, _ = await self._prune(wanted, lambda entry: entry.key in rows, everything=everything)
+        return [rows[entry.key] for entry in chosen]
+
+    async def _prune(
+        self, wanted: Selection, allowed: Callable[[Entry], bool], *, everything: bool
+    ) -> tuple[list[Entry], int]:
+        """What went, and the bytes that came free with it."""
         if self._pruning:
             raise Conflict("a prune operation is already running")
         self._pruning = True
@@ -149,19 +192,16 @@ class Builds:
                 wanted, now=time.time_ns(), dangling=lambda entry: entry.chain not in held
             )
             busy = self._busy()
-            chosen = [entry for entry in chosen if not busy(entry.key)]
+            chosen = [entry for entry in chosen if not busy(entry.key) and allowed(entry)]
             freed = sum({e.chain: e.size for e in chosen if e.chain not in held}.values())
             await self.cache.forget([entry.key for entry in chosen])
             await self._store.collect()
-            if all and not filters and self._bench is not None and not self._bench.exits:
-                mounts = self._bench.cache_mounts
-                freed += await asyncio.to_thread(_remove_tree, mounts)
+            if everything and self._bench is not None and not self._bench.exits:
+                freed += await asyncio.to_thread(_remove_tree, self._bench.cache_mounts)
         finally:
             self._pruning = False
-        from daemon.build.cache import identifier
-
         self._ctx.events.publish("builder", "prune", "", {"reclaimed": str(freed)})
-        return {"CachesDeleted": [identifier(e.key) for e in chosen] or None, "SpaceReclaimed": freed}
+        return chosen, freed
 
     def _collect_later(self) -> None:
         """Garbage collection by age and size, some time after the last build."""

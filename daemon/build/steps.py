@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 
 from daemon.build.dockerfile.source import Span
@@ -155,7 +155,7 @@ class Feed:
         for _, event in self._readers.values():
             event.set()
 
-    async def read(self, pause: float = 0.0) -> AsyncIterator[list[Progress]]:
+    async def read(self, pause: float = 0.0) -> AsyncGenerator[list[Progress], None]:
         """What there is, then what changes, until the feed is closed. A busy build is told of every `pause` s."""
         unseen, event = dict(self._all), asyncio.Event()
         self._readers[id(event)] = (unseen, event)

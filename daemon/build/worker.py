@@ -22,6 +22,7 @@ from typing import Any
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.dockerfile.source import MAX_SIZE
 from daemon.build.files import actions, direct, hashing, layers, sources, stacking
+from daemon.build.files.looking import Looking
 from daemon.build.session.operations import SessionOperations
 from daemon.images.transfer.compression import Decompressed
 from daemon.images.transfer.confine import die_with_parent, no_new_privileges
@@ -310,6 +311,6 @@ def main() -> None:
     no_new_privileges()
     connection = socket.socket(fileno=descriptor)
     connection.setblocking(False)
-    operations: list[object] = [Files(WorkerStore(root)), SessionOperations(opened)]
+    operations: list[object] = [Files(WorkerStore(root)), SessionOperations(opened), Looking(opened)]
     asyncio.run(Server(operations).serve(connection))
     os._exit(0)

@@ -1,0 +1,232 @@
+"""The service LLBBridge: a front end's calls, led to the build that they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from api.buildkit import caps
+from api.buildkit.answering import answering, unimplemented
+from api.buildkit.workers import worker
+from daemon.build.bridge import Bridge, FrontResult, Ref
+from daemon.build.dockerfile.source import Span
+from daemon.build.proto import fsutil_pb2, gateway_grpc, gateway_pb2
+from daemon.build.steps import Remark
+from daemon.images.platforms import Platform
+
+if TYPE_CHECKING:
+    from daemon.engine import Engine
+
+BUILD = "buildkit-controlapi-buildid"
+"""The metadata that names the build."""
+
+
+class Bridges(gateway_grpc.LLBBridgeBase):
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def _answer(self, stream: Any, work: Callable[[Bridge, Any], Awaitable[Any]]) -> None:
+        async with answering(stream) as request:
+            ref = stream.metadata.get(BUILD) if stream.metadata else None
+            if not ref:
+                raise GRPCError(Status.UNKNOWN, "no buildid found in context")
+            bridge = await self._engine.builds.gateway().find(ref)
+            await stream.send_message(await bridge.attend(_run(work, bridge, request)))
+
+    async def Ping(self, stream: Any) -> None:
+        async with answering(stream):
+            answer = gateway_pb2.PongResponse(
+                frontend_api_caps=caps.listed(caps.FRONTEND),
+                llb_caps=caps.listed(caps.LLB),
+                workers=[worker(self._engine)],
+            )
+            await stream.send_message(answer)
+
+    async def Solve(self, stream: Any) -> None:
+        await self._answer(stream, _solve)
+
+    async def Return(self, stream: Any) -> None:
+        await self._answer(stream, _return)
+
+    async def Inputs(self, stream: Any) -> None:
+        await self._answer(stream, _inputs)
+
+    async def Evaluate(self, stream: Any) -> None:
+        await self._answer(stream, _evaluate)
+
+    async def ReadFile(self, stream: Any) -> None:
+        await self._answer(stream, _read_file)
+
+    async def ReadDir(self, stream: Any) -> None:
+        await self._answer(stream, _read_dir)
+
+    async def StatFile(self, stream: Any) -> None:
+        await self._answer(stream, _stat_file)
+
+    async def ResolveImageConfig(self, stream: Any) -> None:
+        await self._answer(stream, _resolve_image)
+
+    async def ResolveSourceMeta(self, stream: Any) -> None:
+        await self._answer(stream, _resolve_source)
+
+    async def Warn(self, stream: Any) -> None:
+        await self._answer(stream, _warn)
+
+    async def NewContainer(self, stream: Any) -> None:
+        unimplemented("containers for front ends (gateway.exec)")
+
+    async def ReleaseContainer(self, stream: Any) -> None:
+        unimplemented("containers for front ends (gateway.exec)")
+
+    async def ExecProcess(self, stream: Any) -> None:
+        unimplemented("containers for front ends (gateway.exec)")
+
+    async def ReadFileContainer(self, stream: Any) -> None:
+        unimplemented("containers for front ends (gateway.exec)")
+
+    async def ReadDirContainer(self, stream: Any) -> None:
+        unimplemented("containers for front ends (gateway.exec)")
+
+    async def StatFileContainer(self, stream: Any) -> None:
+        unimplemented("containers for front ends (gateway.exec)")
+
+
+async def _run(work: Callable[[Bridge, Any], Awaitable[Any]], bridge: Bridge, request: Any) -> Any:
+    return await work(bridge, request)
+
+
+# -- results
+
+
+async def _solve(bridge: Bridge, request: gateway_pb2.SolveRequest) -> gateway_pb2.SolveResponse:
+    definition = request.definition if request.HasField("definition") else None
+    found = await bridge.solve(
+        request.frontend,
+        dict(request.frontend_opt),
+        definition,
+        dict(request.frontend_inputs),
+        evaluate=request.evaluate,
+    )
+    answer = gateway_pb2.SolveResponse(result=_result(bridge, found, arrays=request.allow_result_array_ref))
+    if not request.allow_result_return:
+        answer.ref = found.ref.id if found.ref else ""
+    return answer
+
+
+def _result(bridge: Bridge, found: FrontResult, *, arrays: bool) -> gateway_pb2.Result:
+    result = gateway_pb2.Result(metadata=found.metadata)
+    if found.refs is not None:
+        for name, ref in found.refs.items():
+            if arrays:
+                result.refs.refs[name].CopyFrom(_shown(bridge, ref))
+            else:
+                result.refs_deprecated.refs[name] = ref.id
+    elif arrays:
+        result.ref.CopyFrom(_shown(bridge, found.ref))
+    else:
+        result.ref_deprecated = found.ref.id if found.ref else ""
+    return result
+
+
+def _shown(bridge: Bridge, ref: Ref | None) -> gateway_pb2.Ref:
+    if ref is None or not ref.id:
+        return gateway_pb2.Ref()
+    return gateway_pb2.Ref(id=ref.id, definition=bridge.definition(ref))
+
+
+async def _return(bridge: Bridge, request: gateway_pb2.ReturnRequest) -> gateway_pb2.ReturnResponse:
+    if request.HasField("error"):
+        bridge.fail(request.error.message, request.error)
+        return gateway_pb2.ReturnResponse()
+    result = request.result
+    metadata = dict(result.metadata)
+    kind = result.WhichOneof("result")
+    if kind == "refs":
+        refs = {name: bridge.ref(ref.id) for name, ref in result.refs.refs.items()}
+        bridge.give(FrontResult(refs=refs, metadata=metadata))
+    elif kind == "refs_deprecated":
+        refs = {name: bridge.ref(id) for name, id in result.refs_deprecated.refs.items()}
+        bridge.give(FrontResult(refs=refs, metadata=metadata))
+    else:
+        id = result.ref.id if kind == "ref" else result.ref_deprecated
+        bridge.give(FrontResult(ref=bridge.ref(id), metadata=metadata))
+    return gateway_pb2.ReturnResponse()
+
+
+async def _inputs(bridge: Bridge, request: gateway_pb2.InputsRequest) -> gateway_pb2.InputsResponse:
+    return gateway_pb2.InputsResponse(definitions=bridge.order.inputs)
+
+
+async def _evaluate(bridge: Bridge, request: gateway_pb2.EvaluateRequest) -> gateway_pb2.EvaluateResponse:
+    await bridge.evaluate(request.ref)
+    return gateway_pb2.EvaluateResponse()
+
+
+# -- files
+
+
+async def _read_file(bridge: Bridge, request: gateway_pb2.ReadFileRequest) -> gateway_pb2.ReadFileResponse:
+    data = await bridge.read_file(request.ref, request.file_path, request.range.offset, request.range.length)
+    return gateway_pb2.ReadFileResponse(data=data)
+
+
+async def _read_dir(bridge: Bridge, request: gateway_pb2.ReadDirRequest) -> gateway_pb2.ReadDirResponse:
+    entries = await bridge.read_directory(request.ref, request.dir_path, request.include_pattern)
+    return gateway_pb2.ReadDirResponse(entries=[fsutil_pb2.Stat(**each) for each in entries])
+
+
+async def _stat_file(bridge: Bridge, request: gateway_pb2.StatFileRequest) -> gateway_pb2.StatFileResponse:
+    found = await bridge.stat_file(request.ref, request.path)
+    return gateway_pb2.StatFileResponse(stat=fsutil_pb2.Stat(**found))
+
+
+# -- sources
+
+
+def _platform(request: Any) -> Platform | None:
+    if not request.HasField("platform"):
+        return None
+    named = request.platform
+    return Platform(named.os, named.architecture, named.variant)
+
+
+async def _resolve_image(
+    bridge: Bridge, request: gateway_pb2.ResolveImageConfigRequest
+) -> gateway_pb2.ResolveImageConfigResponse:
+    if request.resolver_type:
+        unimplemented("resolving configurations of OCI layouts")
+    found = await bridge.image(request.ref, _platform(request), request.resolve_mode)
+    return gateway_pb2.ResolveImageConfigResponse(digest=found.digest, config=found.config, ref=found.name)
+
+
+async def _resolve_source(
+    bridge: Bridge, request: gateway_pb2.ResolveSourceMetaRequest
+) -> gateway_pb2.ResolveSourceMetaResponse:
+    answer = gateway_pb2.ResolveSourceMetaResponse(source=request.source)
+    scheme, _, name = request.source.identifier.partition("://")
+    if scheme == "docker-image":
+        found = await bridge.image(name, _platform(request), request.resolve_mode)
+        answer.source.identifier = f"docker-image://{found.name}"
+        answer.image.digest = found.digest
+        if not request.image.no_config:
+            answer.image.config = found.config
+    return answer
+
+
+async def _warn(bridge: Bridge, request: gateway_pb2.WarnRequest) -> gateway_pb2.WarnResponse:
+    bridge.warn(
+        request.digest,
+        Remark(
+            request.short.decode("utf-8", "replace"),
+            tuple(each.decode("utf-8", "replace") for each in request.detail),
+            request.url,
+            request.level,
+            request.info.filename,
+            request.info.data,
+            tuple(Span(each.start.line, max(each.end.line, each.start.line)) for each in request.ranges),
+        ),
+    )
+    return gateway_pb2.WarnResponse()

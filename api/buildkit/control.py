@@ -1,0 +1,183 @@
+"""The service Control: builds, their status, the cache and the history."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from api.buildkit.answering import answering, unimplemented
+from api.buildkit.workers import VERSION, worker
+from daemon.build.bridge import Bridge
+from daemon.build.gateway import CacheSpec, Order
+from daemon.build.history import COMPLETE, DELETED, STARTED, Past
+from daemon.build.outcome import ExporterRequest
+from daemon.build.proto import control_grpc, control_pb2, rpc_pb2
+from daemon.build.telling import Teller, moment
+
+if TYPE_CHECKING:
+    from daemon.engine import Engine
+
+PAUSE = 0.03
+"""Seconds between status messages of a busy build."""
+LOGS = "application/vnd.buildkit.status.v0"
+_EVENTS = {
+    STARTED: control_pb2.BuildHistoryEventType.STARTED,
+    COMPLETE: control_pb2.BuildHistoryEventType.COMPLETE,
+    DELETED: control_pb2.BuildHistoryEventType.DELETED,
+}
+
+
+class Control(control_grpc.ControlBase):
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    # -- builds
+
+    async def Solve(self, stream: Any) -> None:
+        async with answering(stream) as request:
+            answer = await self._engine.builds.gateway().solve(order_of(request))
+            await stream.send_message(control_pb2.SolveResponse(exporter_response=answer))
+
+    async def Status(self, stream: Any) -> None:
+        async with answering(stream) as request:
+            found = await self._engine.builds.gateway().follow(request.ref)
+            await stream.send_initial_metadata()
+            if isinstance(found, Bridge):
+                await _follow(stream, found)
+                return
+            for message in await self._engine.builds.gateway().history.log(found):
+                await stream.send_message(control_pb2.StatusResponse.FromString(message))
+
+    async def Session(self, stream: Any) -> None:
+        unimplemented("a session within gRPC (sessions come by POST /session)")
+
+    # -- the engine
+
+    async def ListWorkers(self, stream: Any) -> None:
+        async with answering(stream):
+            await stream.send_message(control_pb2.ListWorkersResponse(record=[worker(self._engine)]))
+
+    async def Info(self, stream: Any) -> None:
+        async with answering(stream):
+            await stream.send_message(control_pb2.InfoResponse(buildkit_version=VERSION))
+
+    async def DiskUsage(self, stream: Any) -> None:
+        async with answering(stream) as request:
+            rows = self._engine.builds.usage(list(request.filter))
+            await stream.send_message(control_pb2.DiskUsageResponse(record=[_usage(row) for row in rows]))
+
+    async def Prune(self, stream: Any) -> None:
+        async with answering(stream) as request:
+            rows = await self._engine.builds.prune_records(
+                list(request.filter),
+                all=request.all,
+                keep_seconds=request.keep_duration / 1_000_000_000,
+                keep_bytes=max(request.reserved_space, request.max_used_space),
+            )
+            await stream.send_initial_metadata()
+            for row in rows:
+                await stream.send_message(_usage(row))
+
+    # -- the history
+
+    async def ListenBuildHistory(self, stream: Any) -> None:
+        async with answering(stream) as request:
+            history = self._engine.builds.gateway().history
+            await stream.send_initial_metadata()
+            events = history.listen(
+                ref=request.ref, active_only=request.active_only, early_exit=request.early_exit
+            )
+            async with contextlib.aclosing(events):
+                async for event, past in events:
+                    await stream.send_message(
+                        control_pb2.BuildHistoryEvent(type=_EVENTS[event], record=_record(past))
+                    )
+
+    async def UpdateBuildHistory(self, stream: Any) -> None:
+        async with answering(stream) as request:
+            history = self._engine.builds.gateway().history
+            if request.delete:
+                history.delete(request.ref)
+            elif not request.finalize:
+                history.pin(request.ref, request.pinned)
+            await stream.send_message(control_pb2.UpdateBuildHistoryResponse())
+
+
+async def _follow(stream: Any, bridge: Bridge) -> None:
+    """Until the build ends; a client that stops listening ends only this."""
+    teller = Teller()
+    async with contextlib.aclosing(bridge.job.feed.read(PAUSE)) as changes:
+        async for changed in changes:
+            for message in teller.tell(changed):
+                await stream.send_message(message)
+
+
+def order_of(request: control_pb2.SolveRequest) -> Order:
+    """The request, with what old clients say otherwise (control.go, translateLegacySolveRequest)."""
+    exporters = [(each.type, dict(each.attrs)) for each in request.exporters]
+    if not exporters and request.exporter_deprecated:
+        exporters = [(request.exporter_deprecated, dict(request.exporter_attrs_deprecated))]
+    epoch = request.frontend_attrs.get("build-arg:SOURCE_DATE_EPOCH")
+    if epoch is not None:
+        for _, attrs in exporters:
+            attrs.setdefault("source-date-epoch", epoch)
+    cache = request.cache
+    imports: list[CacheSpec] = [(each.type, dict(each.attrs)) for each in cache.imports]
+    imports += [("registry", {"ref": ref}) for ref in cache.import_refs_deprecated]
+    exports: list[CacheSpec] = [(each.type, dict(each.attrs)) for each in cache.exports]
+    if cache.export_ref_deprecated:
+        exports.append(("registry", {**cache.export_attrs_deprecated, "ref": cache.export_ref_deprecated}))
+    return Order(
+        ref=request.ref,
+        session=request.session,
+        frontend=request.frontend,
+        attrs=dict(request.frontend_attrs),
+        definition=request.definition if request.HasField("definition") else None,
+        inputs=dict(request.frontend_inputs),
+        exporters=tuple(ExporterRequest(n, *each) for n, each in enumerate(exporters)),
+        cache_imports=tuple(imports),
+        cache_exports=tuple(exports),
+        entitlements=frozenset(request.entitlements),
+        internal=request.internal,
+    )
+
+
+def _usage(row: dict[str, Any]) -> control_pb2.UsageRecord:
+    record = control_pb2.UsageRecord(
+        id=row["ID"],
+        mutable=row["Mutable"],
+        in_use=row["InUse"],
+        size=row["Size"],
+        parents=row["Parents"],
+        usage_count=row["UsageCount"],
+        description=row["Description"],
+        record_type=row["Type"],
+        shared=row["Shared"],
+    )
+    record.created_at.CopyFrom(moment(row["CreatedAt"]))
+    record.last_used_at.CopyFrom(moment(row["LastUsedAt"]))
+    return record
+
+
+def _record(past: Past) -> control_pb2.BuildHistoryRecord:
+    record = control_pb2.BuildHistoryRecord(
+        ref=past.ref,
+        frontend=past.frontend,
+        frontend_attrs=past.attrs,
+        exporters=[control_pb2.Exporter(type=kind, attrs=attrs) for kind, attrs in past.exporters],
+        created_at=moment(past.created),
+        exporter_response=past.answer,
+        generation=past.generation,
+        pinned=past.pinned,
+        num_cached_steps=past.cached,
+        num_total_steps=past.steps,
+        num_completed_steps=past.finished,
+        num_warnings=past.warnings,
+    )
+    if past.completed:
+        record.completed_at.CopyFrom(moment(past.completed))
+        record.logs.CopyFrom(control_pb2.Descriptor(media_type=LOGS, digest=past.log, size=past.size))
+    if past.error:
+        record.error.CopyFrom(rpc_pb2.Status.FromString(base64.b64decode(past.error)))
+    return record

@@ -1,0 +1,40 @@
+"""Who works here, as `docker buildx inspect` shows it: one worker."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from daemon.build import service
+from daemon.build.proto import ops_pb2, worker_pb2
+from daemon.images import platforms
+
+if TYPE_CHECKING:
+    from daemon.engine import Engine
+
+VERSION = worker_pb2.BuildkitVersion(package="pyd", version="v0.23.0", dockerfile_version="1.20.0")
+"""The BuildKit whose protocol this is (clients look at it before they use what is newer)."""
+_LABEL = "org.mobyproject.buildkit.worker."
+
+
+def worker(engine: Engine) -> worker_pb2.WorkerRecord:
+    config = engine.config
+    labels = {
+        f"{_LABEL}executor": "pyd",
+        f"{_LABEL}snapshotter": "overlayfs",  # clients offer OCI archives and several platforms for its sake
+        f"{_LABEL}hostname": platforms.local().os,
+    }
+    policies = [
+        worker_pb2.GCPolicy(all=True, keep_duration=service.KEEP_SECONDS * 1_000_000_000),
+        worker_pb2.GCPolicy(all=True, max_used_space=service.KEEP_BYTES),
+    ]
+    return worker_pb2.WorkerRecord(
+        id=hashlib.sha256(str(config.data_root).encode()).hexdigest()[:25],
+        labels=labels,
+        platforms=[
+            ops_pb2.Platform(os=each.os, architecture=each.architecture, variant=each.variant)
+            for each in platforms.runnable(platforms.local())
+        ],
+        gc_policy=policies,
+        buildkit_version=VERSION,
+    )

@@ -1,0 +1,456 @@
+"""One build of a BuildKit client, from the order to the exporters' answer.
+
+While it runs the client (or a front end here) works through it: solves definitions and front ends into references,
+looks into them, and in the end returns a result. What is returned is then made sure of, attested and exported.
+
+Source: BuildKit solver/llbsolver (solver.go, bridge.go), frontend/gateway/gateway.go, frontend/dockerui/build.go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from daemon.build.bench import Bench, Job, Result
+from daemon.build.graph import Output
+from daemon.build.outcome import BuildRecord, Made, Outcome, SourceUsed
+from daemon.build.solve import Solver
+from daemon.build.steps import Remark
+from daemon.images import platforms
+from daemon.images.platforms import Platform
+from storage.errors import Gone, InvalidArgument, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from daemon.build.gateway import Order
+    from daemon.build.llb import Known
+    from daemon.build.proto import ops_pb2 as pb
+    from daemon.build.session.sessions import Session
+    from daemon.containers.context import Context
+
+CONFIG, PLATFORMS, EPOCH = "containerimage.config", "refs.platforms", "source.date.epoch"
+"""Keys of a result's metadata (exporter/containerimage/exptypes)."""
+FRONTEND_CAPS = frozenset(
+    (
+        "moby.buildkit.frontend.inputs",
+        "moby.buildkit.frontend.subrequests",
+        "moby.buildkit.frontend.contexts",
+        "moby.buildkit.frontend.contexts+forward",
+        "moby.buildkit.frontend.subrequests+forward",
+        "moby.buildkit.frontend.gitquerystring",
+    )
+)
+"""What a client may demand of the front end in `frontend.caps`."""
+T = TypeVar("T")
+
+
+class UnsupportedSubrequest(InvalidArgument):
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"unsupported request {name}")
+
+
+class UnsupportedCap(InvalidArgument):
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"unsupported frontend capability {name}")
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tree that a front end made a plan of. `id` empty: scratch."""
+
+    id: str
+    output: Output | None = None
+    scans: Mapping[str, Output | None] = field(default_factory=dict)
+    """Trees besides it that an SBOM is to tell of."""
+
+
+@dataclass(frozen=True)
+class FrontResult:
+    """What a front end gives: one reference, or one for each platform; and words about them."""
+
+    ref: Ref | None = None
+    refs: Mapping[str, Ref] | None = None
+    metadata: Mapping[str, bytes] = field(default_factory=dict)
+
+    def each(self) -> list[tuple[str, Ref | None]]:
+        """(platform's ID, reference); the ID of the only one is empty."""
+        return [("", self.ref)] if self.refs is None else list(self.refs.items())
+
+
+@dataclass(frozen=True)
+class ImageFound:
+    name: str
+    """With its digest."""
+    digest: str
+    config: bytes
+
+
+class Failed(InvalidArgument):
+    """The client's own front end failed; `status` is its gRPC status as it came, to go back as it is."""
+
+    def __init__(self, message: str, returned: Any) -> None:
+        super().__init__(message)
+        self.returned = returned
+
+
+class Bridge:
+    """`async with`: everything the build holds is given back at the end, whatever happens."""
+
+    def __init__(self, bench: Bench, ctx: Context, order: Order) -> None:
+        self._bench, self._ctx, self.order = bench, ctx, order
+        ident = secrets.token_hex(8)
+        self.job = Job(ident, bench.spool / f"build-{ident}", bench.store.lease())
+        self.job.entitlements = order.entitlements
+        self._refs: dict[str, Ref] = {}
+        self._known: Known = {}
+        self._returned: asyncio.Future[FrontResult] = asyncio.get_running_loop().create_future()
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._working: set[asyncio.Task[Any]] = set()
+        self._over = False
+        for future in (self._returned, self._ready):
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def __aenter__(self) -> Bridge:
+        await asyncio.to_thread(self.job.directory.mkdir, mode=0o700, parents=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._over = True
+        await asyncio.shield(self._release())
+
+    async def _release(self) -> None:
+        working = list(self._working)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+        for future in (self._ready, self._returned):
+            future.cancel()
+        try:
+            await self.job.stack.aclose()
+        finally:
+            self.job.lease.release()
+            self._bench.discard(self.job.directory)
+
+    # -- the whole
+
+    async def run(self) -> dict[str, str]:
+        """The build itself; raises what it fails of. A client that goes takes it with it."""
+        session = await self._session()
+        self.job.sessions = (session,) if session else ()
+        if session is None:
+            return await self._run(None)
+        working = asyncio.ensure_future(self._run(session))
+        gone = asyncio.ensure_future(session.closed.wait())
+        try:
+            await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise Unavailable("context canceled: the client's session ended")
+            return working.result()
+        finally:
+            for task in (working, gone):
+                task.cancel()
+            await asyncio.gather(working, gone, return_exceptions=True)
+
+    async def _session(self) -> Session | None:
+        return await self._bench.sessions.get(self.order.session) if self.order.session else None
+
+    async def _run(self, session: Session | None) -> dict[str, str]:
+        from daemon.build import attest, remotecache
+        from daemon.build import export as exporting
+
+        order, job = self.order, self.job
+        exporting.check(order.exporters)
+        remotecache.check(order.cache_exports)
+        requests = attest.parse(order.attrs)
+        if order.cache_imports:
+            await remotecache.import_caches(self._bench, job, order.cache_imports)
+        self._ready.set_result(None)
+        returned = await self._first()
+        outcome = await self._outcome(returned)
+        answer: dict[str, str] = {}
+        record = self.record(outcome, returned)
+        statements = await attest.make(self._bench, job, self._ctx, outcome, record) if requests else []
+        inline = None
+        if any(kind == "inline" for kind, _ in order.cache_exports):
+            inline = remotecache.inline(self._bench, job, outcome)
+        for exporter in order.exporters:
+            answer |= await exporting.export(
+                self._bench, job, self._ctx, outcome, exporter, record, session, statements, inline
+            )
+        rest = [spec for spec in order.cache_exports if spec[0] != "inline"]
+        if rest:
+            answer |= await remotecache.export_caches(self._bench, job, outcome, rest, session)
+        told = {name: value for name, value in returned.metadata.items() if name.startswith("frontend.")}
+        return answer | {name: value.decode("utf-8", "replace") for name, value in told.items()}
+
+    async def _first(self) -> FrontResult:
+        """What is to be exported: the client's result, or that of the front end it named."""
+        order = self.order
+        if order.frontend or order.definition is not None:
+            return await self._solved(order.frontend, order.attrs, order.definition, order.inputs)
+        return await asyncio.shield(self._returned)
+
+    async def _outcome(self, returned: FrontResult) -> Outcome:
+        pairs = [(name, ref) for name, ref in returned.each() if ref is not None or returned.refs is not None]
+        results = await Solver(self._bench, self.job).solve_all(
+            [ref.output if ref else None for _, ref in pairs]
+        )
+        named = _platforms(returned.metadata)
+        made = []
+        for number, ((name, _), result) in enumerate(zip(pairs, results, strict=True)):
+            platform = (
+                named.get(name) or (list(named.values())[number : number + 1] or [platforms.local()])[0]
+            )
+            text = returned.metadata.get(f"{CONFIG}/{name}" if name else CONFIG)
+            made.append(Made(platform, result, _document(text)))
+        return Outcome(tuple(made), returned.refs is not None, dict(returned.metadata))
+
+    def record(self, outcome: Outcome, returned: FrontResult) -> BuildRecord:
+        """What history and provenance tell of the build, so far."""
+        job, order = self.job, self.order
+        images = {
+            name.removeprefix("docker-image://"): digest
+            for name, digest in job.resolved.items()
+            if name.startswith("docker-image://")
+        }
+        sources = [
+            SourceUsed(name, digest)
+            for name, digest in job.resolved.items()
+            if not name.startswith("docker-image://")
+        ]
+        attrs = dict(self._front[1]) if self._front else dict(order.attrs)
+        attrs |= {name: value for name, value in order.attrs.items() if name not in attrs}
+        return BuildRecord(
+            ref=order.ref,
+            frontend=self._front[0] if self._front else order.frontend,
+            attrs=attrs,
+            started=job.started,
+            finished=time.time_ns(),
+            locals=_locals(job),
+            images=images,
+            sources=tuple(sources),
+            outputs=tuple(ref.output if ref else None for _, ref in returned.each()),
+            scans=tuple(ref.scans if ref else {} for _, ref in returned.each()),
+        )
+
+    _front: tuple[str, Mapping[str, str]] | None = None
+    """The front end that was asked for first, and its attributes."""
+
+    @property
+    def front(self) -> tuple[str, Mapping[str, str]]:
+        return self._front or (self.order.frontend, self.order.attrs)
+
+    # -- what front ends ask for
+
+    async def attend(self, work: Coroutine[Any, Any, T]) -> T:
+        """Work that belongs to the build: it ends with the build, and the build with it."""
+        if self._over:
+            work.close()
+            raise Gone(f"no such job {self.order.ref}")
+        task = asyncio.ensure_future(work)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if me is None or me.cancelling():
+                raise
+            raise Unavailable("context canceled") from None  # the build ended, not its caller
+        finally:
+            task.cancel()
+
+    async def solve(
+        self,
+        frontend: str,
+        attrs: Mapping[str, str],
+        definition: pb.Definition | None,
+        inputs: Mapping[str, pb.Definition],
+        *,
+        evaluate: bool = False,
+    ) -> FrontResult:
+        """References for a definition, or for what a front end makes of its attributes."""
+        await asyncio.shield(self._ready)
+        found = await self._solved(frontend, attrs, definition, inputs)
+        if evaluate:
+            await self._trees([ref for _, ref in found.each()])
+        return found
+
+    async def _solved(
+        self,
+        frontend: str,
+        attrs: Mapping[str, str],
+        definition: pb.Definition | None,
+        inputs: Mapping[str, pb.Definition],
+    ) -> FrontResult:
+        from daemon.build import llb
+
+        if definition is not None and (definition.ops or not frontend):
+            output = llb.decode(definition, self._known) if definition.ops else None
+            return FrontResult(ref=self._keep(output) if output else None)
+        if not frontend:
+            return FrontResult()
+        if frontend not in ("dockerfile.v0", "gateway.v0"):
+            raise NotFound(f"frontend not found: {frontend}")
+        attrs = {name: value for name, value in attrs.items() if name not in ("source", "cmdline")}
+        self._front = self._front or ("dockerfile.v0", attrs)
+        given = {name: llb.decode(each, self._known) for name, each in inputs.items()}
+        return await self._dockerfile(attrs, given)
+
+    async def _dockerfile(self, attrs: Mapping[str, str], inputs: Mapping[str, Output | None]) -> FrontResult:
+        """The front end dockerfile.v0; any other that a `# syntax=` or a client names is it as well."""
+        from daemon.build import planning
+
+        for cap in filter(None, attrs.get("frontend.caps", "").split(",")):
+            if cap not in FRONTEND_CAPS:
+                raise UnsupportedCap(cap)
+        if request := attrs.get("requestid"):
+            answer = await planning.subrequest(self._bench, self.job, self._ctx, attrs, inputs)
+            if answer is None:
+                raise UnsupportedSubrequest(request)
+            return FrontResult(metadata=answer)
+        planned = await planning.plan(self._bench, self.job, self._ctx, attrs, inputs)
+        several = planning.multi(attrs)
+        metadata: dict[str, bytes] = {}
+        refs: dict[str, Ref] = {}
+        shown = []
+        for each in planned:
+            name = str(each.platform)
+            suffix = f"/{name}" if several else ""
+            metadata[CONFIG + suffix] = json.dumps(each.built.document, separators=(",", ":")).encode()
+            if each.built.epoch is not None:
+                metadata[EPOCH + suffix] = str(each.built.epoch // 1_000_000_000).encode()
+            refs[name] = self._keep(each.built.output, each.built.scans)
+            shown.append({"ID": name, "Platform": _spec(each.platform)})
+        metadata[PLATFORMS] = json.dumps({"Platforms": shown}, separators=(",", ":")).encode()
+        if several:
+            return FrontResult(refs=refs, metadata=metadata)
+        return FrontResult(ref=next(iter(refs.values())), metadata=metadata)
+
+    def _keep(self, output: Output | None, scans: Mapping[str, Output | None] | None = None) -> Ref:
+        if output is None:
+            return Ref("")
+        ref = Ref(secrets.token_hex(12), output, scans or {})
+        self._refs[ref.id] = ref
+        return ref
+
+    def ref(self, id: str) -> Ref:
+        """NotFound for one that this build did not give."""
+        if not id:
+            return Ref("")
+        if (found := self._refs.get(id)) is None:
+            raise NotFound(f"no such ref: {id}")
+        return found
+
+    def definition(self, ref: Ref) -> pb.Definition:
+        """A reference's graph, for clients that build upon it elsewhere."""
+        from daemon.build import llb
+
+        return llb.encode(ref.output, self._known)
+
+    async def evaluate(self, id: str) -> Result:
+        """Makes the tree of a reference."""
+        return (await self._trees([self.ref(id)]))[0]
+
+    async def _trees(self, refs: list[Ref | None]) -> list[Result]:
+        await asyncio.shield(self._ready)
+        return await Solver(self._bench, self.job).trees([ref.output if ref else None for ref in refs])
+
+    async def read_file(self, id: str, path: str, offset: int = 0, length: int = 0) -> bytes:
+        """A file of a reference's tree; `length` 0: to its end."""
+        found: str = await self._look(id, "tree_read", path=path, offset=offset, length=length)
+        return base64.b64decode(found)
+
+    async def read_directory(self, id: str, path: str, pattern: str = "") -> list[dict[str, Any]]:
+        """Members of fsutil's Stat for each entry."""
+        found: list[dict[str, Any]] = await self._look(id, "tree_list", path=path, pattern=pattern)
+        return found
+
+    async def stat_file(self, id: str, path: str) -> dict[str, Any]:
+        found: dict[str, Any] = await self._look(id, "tree_stat", path=path)
+        return found
+
+    async def _look(self, id: str, operation: str, **arguments: Any) -> Any:
+        """A question to the worker about a reference's tree (daemon.build.files.looking)."""
+        tree = self._bench.overlay(await self.evaluate(id))
+        return await self._bench.workshop.call(operation, tree=tree, **arguments)
+
+    async def image(self, name: str, platform: Platform | None, mode: str) -> ImageFound:
+        """What an image's name means, and its configuration."""
+        from daemon.build.images import Images
+        from daemon.build.planning import credentials
+
+        await asyncio.shield(self._ready)
+        images = Images(
+            self._bench, self.job, self._ctx, mode or "default", credentials(self.job), self.job.step
+        )
+        found = await images.image(name, str(platform) if platform else "")
+        pinned = found.identifier.removeprefix("docker-image://")
+        config = json.dumps(found.config, separators=(",", ":")).encode()
+        return ImageFound(pinned, pinned.partition("@")[2], config)
+
+    def warn(self, digest: str, remark: Remark) -> None:
+        """The front end's own remark, at the vertex it names, else at the first one."""
+        known = self.job.progress
+        progress = known.get(digest) or next(iter(known.values()), None)
+        if progress is not None:
+            progress.warn(remark)
+
+    def give(self, result: FrontResult) -> None:
+        """The client's result: what is exported."""
+        if not self._returned.done():
+            self._returned.set_result(result)
+
+    def fail(self, message: str, returned: Any) -> None:
+        """The client's front end failed."""
+        if not self._returned.done():
+            self._returned.set_exception(Failed(message, returned))
+
+
+def _document(text: bytes | None) -> dict[str, Any] | None:
+    if not text:
+        return None
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+    raise InvalidArgument("failed to unmarshal the image config")
+
+
+def _platforms(metadata: Mapping[str, bytes]) -> dict[str, Platform]:
+    """IDs of platforms to these, as the front end ordered them."""
+    text = metadata.get(PLATFORMS)
+    if not text:
+        return {}
+    try:
+        entries = json.loads(text)["Platforms"] or []
+        found = {}
+        for each in entries:
+            spec = each["Platform"]
+            found[each["ID"]] = Platform(spec["os"], spec["architecture"], spec.get("variant", ""))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidArgument("failed to parse platforms passed to exporter") from error
+    return found
+
+
+def _spec(platform: Platform) -> dict[str, str]:
+    spec = {"architecture": platform.architecture, "os": platform.os}
+    return spec | {"variant": platform.variant} if platform.variant else spec
+
+
+def _locals(job: Job) -> tuple[str, ...]:
+    """Names of the client's directories that were read."""
+    names: dict[str, None] = {}
+    for progress in job.progress.values():
+        identifier = getattr(progress.vertex.operation, "identifier", "")
+        if identifier.startswith("local://"):
+            names[identifier.removeprefix("local://")] = None
+    return tuple(names)

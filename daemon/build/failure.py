@@ -1,0 +1,75 @@
+"""A build's error as BuildKit's clients want it: a sentence, and details from which they draw the excerpt.
+
+Details are JSON under the names that BuildKit's clients register (solver/errdefs, util/grpcerrors).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from daemon.build.bridge import Failed, UnsupportedCap, UnsupportedSubrequest
+from daemon.build.dockerfile.source import DockerfileError, Source, Span
+from daemon.build.proto import rpc_pb2
+from daemon.build.solve import StepFailed
+from storage.errors import NotFound, NotImplementedYet, PydError
+
+CANCELLED, UNKNOWN, NOT_FOUND, UNIMPLEMENTED, INTERNAL = 1, 2, 5, 12, 13
+_TYPES = "github.com/moby/buildkit/errdefs.{}+json"
+Json = dict[str, Any]
+
+
+def status(error: BaseException) -> rpc_pb2.Status:
+    """The gRPC status. Most are UNKNOWN, whose sentence clients print without a code before it."""
+    if isinstance(error, Failed):
+        returned: rpc_pb2.Status = error.returned
+        return returned
+    if isinstance(error, asyncio.CancelledError):
+        return rpc_pb2.Status(code=CANCELLED, message="context canceled")
+    found = rpc_pb2.Status(code=_code(error), message=sentence(error))
+    for name, detail in _details(error):
+        found.details.add(type_url=_TYPES.format(name), value=json.dumps(detail).encode())
+    return found
+
+
+def sentence(error: BaseException) -> str:
+    """Without the excerpt, which the client draws."""
+    cause = error.cause if isinstance(error, StepFailed) else error
+    text = cause.sentence if isinstance(cause, DockerfileError) else str(cause)
+    return text.encode("utf-8", "replace").decode() or type(error).__name__
+
+
+def _code(error: BaseException) -> int:
+    if isinstance(error, NotImplementedYet | UnsupportedSubrequest | UnsupportedCap):
+        return UNIMPLEMENTED if isinstance(error, NotImplementedYet) else UNKNOWN
+    if isinstance(error, NotFound) and str(error).startswith("no such job"):
+        return NOT_FOUND
+    return UNKNOWN if isinstance(error, PydError | OSError) else INTERNAL
+
+
+def _details(error: BaseException) -> list[tuple[str, Json]]:
+    """Outermost first."""
+    if isinstance(error, UnsupportedSubrequest):
+        return [("Subrequest", {"name": error.name})]
+    if isinstance(error, UnsupportedCap):
+        return [("FrontendCap", {"name": error.name})]
+    if isinstance(error, DockerfileError) and error.source is not None:
+        return [("Source", excerpt(error.source, error.spans))]
+    if isinstance(error, StepFailed):
+        details: list[tuple[str, Json]] = []
+        about = error.vertex.about
+        if about.text is not None and about.span is not None:
+            details.append(("Source", excerpt(about.text, [about.span])))
+        return [*details, ("Vertex", {"digest": error.vertex.digest})]
+    return []
+
+
+def excerpt(source: Source, spans: Sequence[Span]) -> Json:
+    """errdefs.Source: the file, and which lines of it."""
+    text = "\n".join(source.lines).encode("utf-8", "surrogateescape")
+    ranges = [{"start": {"line": span.first}, "end": {"line": span.last}} for span in spans if span.first]
+    info = {"filename": source.name, "data": base64.b64encode(text).decode(), "language": "Dockerfile"}
+    return {"info": info, "ranges": ranges}

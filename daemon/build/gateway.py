@@ -1,0 +1,99 @@
+"""All builds of BuildKit clients: who asked for what, under which reference, and what came of it.
+
+A client opens a session, asks for a build (`solve`), and is then either the front end itself and asks for parts
+of the work (daemon.build.bridge) until it returns a result, or names a front end. Whoever knows the reference
+can follow the build, from before it is there until its record is forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from daemon.build.bench import Bench
+from daemon.build.bridge import Bridge
+from daemon.build.history import History, Past
+from daemon.build.outcome import ExporterRequest
+from storage.errors import Conflict, NotFound
+
+if TYPE_CHECKING:
+    from daemon.build.proto import ops_pb2 as pb
+    from daemon.containers.context import Context
+
+WAITING = 5.0
+"""Seconds that a question about a build waits for the build to be there (BuildKit solver/jobs.go: 6)."""
+CacheSpec = tuple[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a client wants built. Neither `frontend` nor `definition`: the client is its own front end."""
+
+    ref: str
+    session: str = ""
+    frontend: str = ""
+    attrs: Mapping[str, str] = field(default_factory=dict)
+    definition: pb.Definition | None = None
+    inputs: Mapping[str, pb.Definition] = field(default_factory=dict)
+    exporters: tuple[ExporterRequest, ...] = ()
+    cache_imports: tuple[CacheSpec, ...] = ()
+    cache_exports: tuple[CacheSpec, ...] = ()
+    entitlements: frozenset[str] = frozenset()
+    internal: bool = False
+    """Not for the history."""
+
+
+class Gateway:
+    """One instance a daemon, made by the first BuildKit client."""
+
+    def __init__(self, bench: Bench, ctx: Context, finished: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._bench, self._ctx, self._finished = bench, ctx, finished
+        self._running: dict[str, Bridge] = {}
+        self._changed = asyncio.Event()
+        self.history = History(ctx.config.data_root / "build" / "history")
+
+    async def solve(self, order: Order) -> dict[str, str]:
+        """Builds; the exporters' answers. Cancelling the caller stops the build at once."""
+        if order.ref in self._running:
+            raise Conflict(f"job ID {order.ref} exists")
+        with self._bench.workshop.held():
+            bridge = self._running[order.ref] = Bridge(self._bench, self._ctx, order)
+            self._wake()
+            past = None if order.internal else self.history.begin(order, bridge.job)
+            error: BaseException | None = None
+            answer: dict[str, str] = {}
+            try:
+                async with bridge:
+                    answer = await bridge.run()
+                return answer
+            except BaseException as caught:
+                error = caught
+                raise
+            finally:
+                del self._running[order.ref]
+                if past is not None:
+                    self.history.end(past, bridge, answer, error)
+                bridge.job.feed.close()
+                await asyncio.shield(self._finished())
+
+    def _wake(self) -> None:
+        event, self._changed = self._changed, asyncio.Event()
+        event.set()
+
+    async def find(self, ref: str, timeout: float = WAITING) -> Bridge:
+        """The running build of a reference, waited for. NotFound when it does not come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while (found := self._running.get(ref)) is None:
+                    await self._changed.wait()
+                return found
+        raise NotFound(f"no such job {ref}")
+
+    async def follow(self, ref: str) -> Bridge | Past:
+        """What tells of a reference: the running build, or the record of one that is over."""
+        if ref not in self._running and (past := self.history.get(ref)) is not None:
+            return past
+        return await self.find(ref)
