@@ -4,7 +4,7 @@ bind      a path of another tree: a file, a directory, or a small overlay of the
 cache     a directory of the daemon's, kept between builds; shared, locked or private
 tmpfs     memory
 secret    a file on the runtime's memory file system, or a variable; never in the data root
-ssh       an agent's socket: none can be forwarded by this door
+ssh       the socket of an agent of the client's, served while the step runs
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from daemon.build import secretmounts
 from daemon.build.bench import SCRATCH, Bench, Job, Result
-from daemon.build.graph import Exec, ExecMount
+from daemon.build.graph import CopyFiles, Exec, ExecMount, describe
 from storage.errors import InvalidArgument, NotFound, NotImplementedYet
 
 _BIND = ["rbind", "rprivate"]
@@ -31,11 +32,13 @@ class Prepared:
     mounts: list[dict[str, Any]] = field(default_factory=list)
     env: list[str] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
-    undo: list[Callable[[], None]] = field(default_factory=list)
+    undo: list[Callable[[], Awaitable[None] | None]] = field(default_factory=list)
 
     async def release(self) -> None:
         while self.undo:
-            self.undo.pop()()
+            given_back = self.undo.pop()()
+            if given_back is not None:
+                await given_back
 
 
 async def prepare(
@@ -65,11 +68,9 @@ async def prepare(
                     options = ["nosuid", "nodev", "mode=755", *size]
                     prepared.mounts.append(_mount("tmpfs", "tmpfs", mount.target, options))
                 case "secret":
-                    _secret(job, mount, private / str(number), prepared)
+                    await _secret(job, mount, private / str(number), prepared)
                 case "ssh":
-                    if mount.required:
-                        raise InvalidArgument(f"unset ssh forward key {mount.id}")
-                    prepared.targets.remove(mount.target)
+                    await _agent(job, operation, mount, prepared)
     except BaseException:
         await prepared.release()
         raise
@@ -158,20 +159,21 @@ def _free(bench: Bench, name: str, prepared: Prepared) -> str:
 
 
 async def _fill(bench: Bench, tree: Result, source: str, directory: Path) -> None:
-    action = {
-        "kind": "CopyFiles", "input": 0, "sources": [source], "target": "/", "owner": "", "mode": "", "unpack": False,
-        "parents": False, "excludes": [], "wildcard": False,
-    }  # fmt: skip
+    action = describe(CopyFiles(0, (source,), "/", wildcard=False))
     target: dict[str, Any] = {"lower": [], "upper": str(directory), "work": None}
     trees = [bench.overlay(tree)]
     await bench.workshop.call("file", actions=[action], target=target, inputs=trees, own=[False])
+    if trees[0] is not None:
+        found = await bench.workshop.call("subtree", lower=trees[0]["lower"], path=source)
+        looks = os.stat(found["directories"][0]) if "directories" in found else None
+        if looks is not None and source != "/":
+            os.chown(directory, looks.st_uid, looks.st_gid)
+            os.chmod(directory, looks.st_mode & 0o7777)
 
 
-def _secret(job: Job, mount: ExecMount, path: Path, prepared: Prepared) -> None:
-    data = job.secrets.get(mount.id)
+async def _secret(job: Job, mount: ExecMount, path: Path, prepared: Prepared) -> None:
+    data = await secretmounts.secret(job, mount)
     if data is None:
-        if mount.required:
-            raise NotFound(f"secret {mount.id}: not found")
         if mount.target in prepared.targets:
             prepared.targets.remove(mount.target)
         return
@@ -179,12 +181,20 @@ def _secret(job: Job, mount: ExecMount, path: Path, prepared: Prepared) -> None:
         prepared.env.append(f"{mount.env}={data.decode('utf-8', 'surrogateescape')}")
     if not mount.target:
         return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-    with open(fd, "wb") as file:
-        file.write(data)
-        os.fchown(file.fileno(), mount.uid, mount.gid)
-        os.fchmod(file.fileno(), 0o400 if mount.mode is None else mount.mode)
-    prepared.mounts.append(
-        _mount("bind", str(path), mount.target, [*_BIND, "ro", "nosuid", "nodev", "noexec"])
-    )
+    secretmounts.store(data, mount, path)
+    executable = () if mount.mode is not None and mount.mode & 0o111 else ("noexec",)
+    options = [*_BIND, "ro", "nosuid", "nodev", *executable]
+    prepared.mounts.append(_mount("bind", str(path), mount.target, options))
+
+
+async def _agent(job: Job, operation: Exec, mount: ExecMount, prepared: Prepared) -> None:
+    variable = f"{secretmounts.SOCKET_VARIABLE}="
+    if not any(each.startswith(variable) for each in (*operation.env, *prepared.env)):
+        prepared.env.append(f"{variable}{mount.target}")  # the first one's, as BuildKit has it
+    opened = await secretmounts.agent(job, mount)
+    if opened is None:
+        prepared.targets.remove(mount.target)
+        return
+    path, close = opened
+    prepared.undo.append(close)
+    prepared.mounts.append(_mount("bind", str(path), mount.target, [*_BIND]))
