@@ -49,16 +49,20 @@ def severity(stream: str) -> int:
 
 
 class SyslogMessages:
-    """`settings`: {format, facility (number), tag, hostname}."""
+    """`settings`: {format, facility (number), tag, hostname, framing}; framing "length" is RFC 5425's."""
 
     def __init__(self, stream: str, settings: dict[str, str]) -> None:
         self._priority = int(settings["facility"]) << 3 | severity(stream)
         self._format = settings["format"]
         self._tag = settings["tag"]
         self._host = settings["hostname"]
+        self._counted = settings.get("framing") == "length"
 
     def message(self, line: bytes, now: int, partial: Partial | None, last: bool) -> bytes | None:
-        return self._header(now).encode("utf-8", "replace") + line + b"\n" if line else None
+        if not line:
+            return None
+        message = self._header(now).encode("utf-8", "replace") + line + b"\n"
+        return b"%d %b" % (len(message), message) if self._counted else message
 
     def _header(self, now: int) -> str:
         seconds, fraction = divmod(now, 1_000_000_000)
@@ -157,6 +161,7 @@ class Sink:
         self._connecting = False
         self._closing = False
         self._abandoned = False
+        self._awaits = OUT
         self.dropped = 0
         self.on_ready: Callable[[], None] = lambda: None
 
@@ -208,7 +213,7 @@ class Sink:
         assert self._sock is not None
         message = self._queue[0]
         try:
-            sent = self._sock.send(message, socket.MSG_NOSIGNAL)
+            sent = self._transmit(message)
         except OSError as error:
             if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS) or self._kind != socket.SOCK_DGRAM:
                 raise
@@ -219,6 +224,11 @@ class Sink:
             self._queue[0] = message[sent:]
         else:
             del self._queue[0]
+
+    def _transmit(self, message: bytes) -> int:
+        """How much the receiver took. Raises BlockingIOError when it has to be waited for."""
+        assert self._sock is not None
+        return self._sock.send(message, socket.MSG_NOSIGNAL)
 
     def _send_large(self, message: bytes) -> None:
         """Too large for a datagram: the journal takes a sealed memory file instead; syslog cannot."""
@@ -239,7 +249,8 @@ class Sink:
         assert self._sock is not None
         fd = self._sock.fileno()
         if not self._loop.watching(fd):
-            self._loop.add(fd, OUT, self._writable)
+            self._loop.add(fd, self._awaits, self._writable)
+            self._awaits = OUT
 
     def _writable(self, events: int) -> None:
         assert self._sock is not None
@@ -360,13 +371,18 @@ def with_prefix(options: dict[str, str], prefix: str) -> dict[str, str]:
 
 
 def open_sink(options: dict[str, str], loop: Loop, limit: int | None) -> Sink:
-    """`to:kind` is unixgram, unix, udp or tcp; `to:address` a path, or `to:host` and `to:port`."""
+    """`to:kind` is unixgram, unix, udp, tcp or tcp+tls; `to:address` a path, or `to:host` and `to:port`."""
     to = with_prefix(options, ADDRESS)
     kind = socket.SOCK_DGRAM if to["kind"] in ("unixgram", "udp") else socket.SOCK_STREAM
     if to["kind"] in ("unixgram", "unix"):
         return Sink(loop, socket.AF_UNIX, kind, to["address"], limit)
     family = socket.AF_INET6 if ":" in to["host"] else socket.AF_INET
-    return Sink(loop, family, kind, (to["host"], int(to["port"])), limit)
+    address = (to["host"], int(to["port"]))
+    if to["kind"] == "tcp+tls":
+        from daemon.runtime.logtls import TlsSink
+
+        return TlsSink(loop, family, address, limit, name=to["name"], files=to)
+    return Sink(loop, family, kind, address, limit)
 
 
 def encoders(driver: str, options: dict[str, str], sink: Sink) -> Callable[..., ForwardingEncoder]:

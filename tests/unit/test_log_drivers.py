@@ -6,11 +6,13 @@ import os
 import re
 import select
 import socket
+import ssl
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from daemon.containers.logs import drivers
 from daemon.runtime import logremote
@@ -207,6 +209,50 @@ def test_syslog_gets_every_line_in_order(kind: str, tmp_path: Path) -> None:
     turn(loop, lambda: len(receiver.messages) == 500)
     thread.join()
     assert [m.rpartition(b": ")[2] for m in receiver.messages] == [b"line %d\n" % n for n in range(500)]
+
+
+def test_syslog_over_tls_waits_for_a_slow_server_and_finds_it_again(tmp_path: Path) -> None:
+    """A handshake under way and a full socket block this log only; the connection that broke is made anew."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority = trustme.CA()
+    authority.issue_cert("logs.example").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    receiver, loop = Receiver("tcp", ""), Loop()
+    receiver.to |= {"to:kind": "tcp+tls", "to:name": "logs.example", "to:ca": str(tmp_path / "ca.pem")}
+    log = remote_log("syslog", receiver, loop)
+    lines, encoder = log.stream("stdout")
+
+    def serve(count: int) -> threading.Thread:
+        def run() -> None:
+            plain, _ = receiver.socket.accept()
+            with context.wrap_socket(plain, server_side=True) as secured, secured.makefile("rb") as file:
+                receiver.messages += [file.readline() for _ in range(count)]
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    def write(number: int) -> None:
+        log.file.write(lines.feed(b"%01000d\n" % number, NOW), encoder)
+
+    write(0)
+    assert log.file.blocked
+    thread = serve(1)
+    turn(loop, lambda: not log.file.blocked)
+    thread.join()
+    while not log.file._sink.dropped:  # the server has closed: a write or two, and it is noticed
+        write(1)
+        turn(loop, lambda: not log.file.blocked)
+    assert len(receiver.messages) == 1
+    thread = serve(20_000)
+    for number in range(2, 20_002):
+        write(number)
+    assert log.file.blocked
+    turn(loop, lambda: len(receiver.messages) == 20_001)
+    thread.join()
+    found = [int(m.rpartition(b": ")[2]) for m in receiver.messages]
+    assert found == [0, *range(2, 20_002)]
+    log.file.close()
 
 
 def fields_of(datagram: bytes) -> dict[str, bytes]:

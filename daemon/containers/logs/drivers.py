@@ -18,6 +18,7 @@ DRIVERS = ("json-file", "local", "none", "journald", "syslog")
 REMOTE = ("journald", "syslog")
 RING_SIZE = 1_000_000
 SYSLOG_PORT = "514"
+SECURE = "tcp+tls"
 
 _COMMON = ("env", "env-regex", "labels", "labels-regex", "tag")
 _FILE = ("max-file", "max-size", "compress")
@@ -129,17 +130,20 @@ def syslog_address(text: str) -> dict[str, str]:
             why = (error.strerror or "").lower()
             raise InvalidArgument(f"stat {parts.path}: {why}") from None
         return {"kind": parts.scheme, "address": parts.path}
-    if parts.scheme == "tcp+tls":
-        raise InvalidArgument(
-            "syslog over TLS is not supported by this engine: use tcp, udp or a local relay"
-        )
-    if parts.scheme not in ("udp", "tcp"):
+    if parts.scheme not in ("udp", "tcp", SECURE):
         raise InvalidArgument(f"unsupported scheme: '{parts.scheme}'")
     try:
         port = str(parts.port or SYSLOG_PORT)
     except ValueError:
         raise InvalidArgument(f"address {parts.netloc}: invalid port") from None
     return {"kind": parts.scheme, "host": parts.hostname or "localhost", "port": port}
+
+
+def tls_files(options: dict[str, str]) -> dict[str, str]:
+    """What daemon/runtime/logtls.py needs; `syslog-tls-skip-verify` counts whatever its value is, as in Docker."""
+    names = {"ca": "syslog-tls-ca-cert", "cert": "syslog-tls-cert", "key": "syslog-tls-key"}
+    files = {name: options[option] for name, option in names.items() if options.get(option)}
+    return files | ({"skip": "1"} if "syslog-tls-skip-verify" in options else {})
 
 
 # -- start ----------------------------------------------------------------------------------------------

@@ -8,12 +8,16 @@ import re
 import secrets
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from daemon.config import DaemonConfig
 from daemon.containers.logs import drivers
 from daemon.containers.model import Container
 from daemon.runtime.client import LogSpec
 from storage.errors import Internal
+
+if TYPE_CHECKING:
+    import ssl
 
 _FAILURE = "failed to create task for container: failed to initialize logging driver: "
 _LOCAL_SYSLOG = ("/dev/log", "/var/run/syslog", "/var/run/log")
@@ -111,12 +115,18 @@ def _tag(container: Container, options: dict[str, str]) -> str:
 
 async def _syslog(container: Container, options: dict[str, str]) -> dict[str, str]:
     to = drivers.syslog_address(options.get("syslog-address", "")) or _own_syslog()
-    to |= await _dialled(to)
+    if to["kind"] == drivers.SECURE:
+        to |= {"name": to["host"], **drivers.tls_files(options)}
+        to |= await asyncio.to_thread(_dialled_securely, to)
+    else:
+        to |= await _dialled(to)
+    counted = to["kind"] == drivers.SECURE and options.get("syslog-format", "").startswith("rfc5424")
     fields = {
         "facility": str(drivers.facility(options.get("syslog-facility", ""))),
         "format": options.get("syslog-format", ""),
         "tag": _tag(container, options),
         "hostname": os.uname().nodename,
+        "framing": "length" if counted else "",
     }
     return _prefixed("to:", to) | _prefixed("field:", fields)
 
@@ -153,6 +163,40 @@ async def _dialled(to: dict[str, str]) -> dict[str, str]:
         code = getattr(error, "errno", None)  # asyncio's own text for it is another
         why = os.strerror(code).lower() if code else "i/o timeout"
         raise ValueError(f"dial {kind} {where}: connect: {why}") from None
+
+
+def _dialled_securely(to: dict[str, str]) -> dict[str, str]:
+    """The same with TLS: certificates are read and those of the server verified. Raises ValueError."""
+    import ssl
+
+    from daemon.runtime.logtls import context
+
+    secured = context(to)
+    try:
+        with socket.create_connection((to["host"], int(to["port"])), DIAL_SECONDS) as plain:
+            address = str(plain.getpeername()[0])
+            with secured.wrap_socket(plain, server_hostname=to["name"]):
+                return {"host": address}
+    except ssl.SSLCertVerificationError as error:
+        raise ValueError(f"tls: failed to verify certificate: x509: {_why_invalid(error, to)}") from None
+    except ssl.SSLError as error:
+        raise ValueError(f"tls: {error.reason or error}") from None
+    except OSError as error:
+        why = os.strerror(error.errno).lower() if error.errno else "i/o timeout"
+        raise ValueError(f"dial tcp {to['host']}:{to['port']}: connect: {why}") from None
+
+
+def _why_invalid(error: ssl.SSLCertVerificationError, to: dict[str, str]) -> str:
+    """OpenSSL's reason (openssl-verify(1)) as Go would give it, for the most common."""
+    match error.verify_code:
+        case 9 | 10:
+            return "certificate has expired or is not yet valid"
+        case 62 | 64:
+            return f"certificate is not valid for {to['name']}"
+        case 18 | 19 | 20 | 21:
+            return "certificate signed by unknown authority"
+        case _:
+            return error.verify_message
 
 
 async def _journald(container: Container, options: dict[str, str], path: Path) -> dict[str, str]:
