@@ -144,7 +144,7 @@ class ClassicBuild:
             await changed.wait()
         if progress.state == "failed":
             return
-        if progress.state == "cached":
+        if progress.state == "cached" and not isinstance(progress.vertex.operation, Source):
             self._text(" ---> Using cache\n")
         elif announced:
             self._text(f" ---> Removed intermediate container {_container(progress)}\n")

@@ -17,9 +17,10 @@ from daemon.build.dockerfile.parser import parse
 from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.graph import Exec, File, Merge, Output, Source, Vertex, ordered
 from daemon.build.workshop import Workshop
+from daemon.images import platforms
 from storage.errors import InvalidArgument, NotFound
 
-LOCAL = options.platforms.local()
+LOCAL = platforms.local()
 
 
 class Client:

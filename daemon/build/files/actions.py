@@ -44,10 +44,28 @@ def run(
 
 def _mkdir(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]) -> None:
     owner = owners.resolve(action["owner"], target)
+    path, when = action["path"], action["time"]
+    parent = path.rstrip("/").rpartition("/")[0] or "/"
+    if not action["parents"] and not _is_there(target, parent):
+        raise InvalidArgument(f"mkdir {path}: no such file or directory")
+    new = when >= 0 and not _is_there(target, path)
     try:
-        os.close(make_directories(target, action["path"], owner, None, bits=action["mode"]))
+        fd = make_directories(target, path, owner, None, bits=action["mode"])
     except InvalidArgument:
-        raise InvalidArgument(f"mkdir {action['path']}: not a directory") from None
+        raise InvalidArgument(f"mkdir {path}: not a directory") from None
+    try:
+        if new:
+            os.utime(fd, ns=(when, when))
+    finally:
+        os.close(fd)
+
+
+def _is_there(root: Root, path: str) -> bool:
+    try:
+        root.stat(path)
+    except OSError:
+        return False
+    return True
 
 
 def _mkfile(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]) -> None:
@@ -61,6 +79,9 @@ def _mkfile(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | Non
             file.write(action["data"].encode("utf-8", "surrogateescape"))
             os.fchown(file.fileno(), *owner)
             os.fchmod(file.fileno(), action["mode"])
+            file.flush()
+            if action["time"] >= 0:
+                os.utime(file.fileno(), ns=(action["time"], action["time"]))
     finally:
         os.close(directory)
 
@@ -72,6 +93,8 @@ def _symlink(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | No
     try:
         os.symlink(action["target"], name, dir_fd=directory)
         os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
+        if action["time"] >= 0:
+            os.utime(name, ns=(action["time"],) * 2, dir_fd=directory, follow_symlinks=False)
     finally:
         os.close(directory)
 
@@ -97,15 +120,25 @@ def _copy(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]
     owner = owners.resolve(action["owner"], target)
     mode = modes.parse(action["mode"]) if action["mode"] else None
     excludes = Ignore(action["excludes"]) if action["excludes"] else None
+    includes = Ignore(action["includes"]) if action["includes"] else None
+    when = action["time"] if action["time"] >= 0 else None
+    into = action["target"]
+    if not action["create"] and not _is_there(target, into.rstrip("/").rpartition("/")[0] or "/"):
+        raise InvalidArgument(f"failed to stat {into}: no such file or directory")
     for path in action["sources"]:
         if source is None:
             raise NotFound(f'"{path}": not found')
-        found = find(source, path, wildcard=action["wildcard"], parents=action["parents"])
-        copier = Copier(source, target, owner, mode, excludes, link=link)
+        found = find(
+            source, path, wildcard=action["wildcard"], parents=action["parents"], follow=action["follow"]
+        )
+        if action["required"] and not found:
+            raise NotFound(f"{path} not found")
         for each in found:
-            if action["unpack"] and _unpack(source, each, target, action["target"], owner):
+            if action["unpack"] and _unpack(source, each, target, into, owner):
                 continue
-            copier.copy(each, action["target"])
+            copier = Copier(source, target, owner, mode, excludes, link, includes=includes, when=when)
+            copier.contents = action["contents"]
+            copier.copy(each, into)
 
 
 def _unpack(source: Root, found: Found, target: Root, into: str, owner: tuple[int, int] | None) -> bool:

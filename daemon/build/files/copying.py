@@ -48,6 +48,12 @@ class Copier:
     """Files that are to look as in the source may be linked instead of copied."""
     links: dict[tuple[int, int], str] = field(default_factory=dict)
     """Inodes copied that have more names: where their first name went."""
+    includes: Ignore | None = None
+    """Only what these patterns match (paths below the source)."""
+    when: int | None = None
+    """Modification time of all that is copied, in nanoseconds; None: the source's."""
+    contents: bool = True
+    """A directory's contents are copied; else the directory, into the target if that is there (cp -r)."""
 
     def copy(self, found: Found, target: str) -> None:
         """InvalidArgument where a file stands in a directory's way or the reverse."""
@@ -67,7 +73,9 @@ class Copier:
             if found.kept:
                 base = target.rstrip("/") + "/" + found.kept
                 target = base + ("/" if directory else "")
-            elif not directory and (target.endswith("/") or self._is_directory(target)):
+            elif (not directory and (target.endswith("/") or self._is_directory(target))) or (
+                directory and not self.contents and self._is_directory(target)
+            ):
                 target = target.rstrip("/") + "/" + found.name.rpartition("/")[2]
             if directory:
                 self._tree(source_parent, last or ".", target)
@@ -86,6 +94,8 @@ class Copier:
         where, _, last = target.rstrip("/").rpartition("/")
         if self.excludes is not None and self.excludes.ignored(name):
             return
+        if self.includes is not None and not self.includes.ignored(name):
+            return
         fd = make_directories(self.target, where or "/", self.owner, self.mode)
         try:
             self.entry(source, name, status, fd, last, target)
@@ -98,7 +108,7 @@ class Copier:
         handles: dict[str, int] = {"": base}
         try:
             for path, directory, entry, status in walk(source, name, self.excludes):
-                if not path:
+                if not path or (self.includes is not None and not self.includes.ignored(path)):
                     continue
                 parent, _, last = path.rpartition("/")
                 fd = self._handle(handles, base, parent)
@@ -109,9 +119,7 @@ class Copier:
                     self.entry(directory, entry, status, fd, last, f"{target}/{path}")
             for path, status in reversed(times):
                 with contextlib.suppress(OSError):
-                    os.utime(
-                        f"/proc/self/fd/{self._handle(handles, base, path)}", ns=(status.st_mtime_ns,) * 2
-                    )
+                    os.utime(f"/proc/self/fd/{self._handle(handles, base, path)}", ns=self._times(status))
         finally:
             for fd in set(handles.values()):
                 os.close(fd)
@@ -174,7 +182,7 @@ class Copier:
             os.symlink(os.readlink(name, dir_fd=source), last, dir_fd=parent)
             uid, gid = self.owner or (status.st_uid, status.st_gid)
             os.chown(last, uid, gid, dir_fd=parent, follow_symlinks=False)
-            os.utime(last, ns=(status.st_mtime_ns,) * 2, dir_fd=parent, follow_symlinks=False)
+            os.utime(last, ns=self._times(status), dir_fd=parent, follow_symlinks=False)
         elif stat.S_ISSOCK(kind) or (stat.S_ISCHR(kind) and not status.st_rdev):
             return  # the device 0:0 is overlay's word for "deleted", and it would be understood so
         else:
@@ -224,7 +232,7 @@ class Copier:
                 for key, value in read_attributes(reading).items():
                     with contextlib.suppress(OSError):
                         os.setxattr(writing, key, value)
-                os.utime(writing, ns=(status.st_mtime_ns,) * 2)
+                os.utime(writing, ns=self._times(status))
             finally:
                 os.close(writing)
         finally:
@@ -233,7 +241,11 @@ class Copier:
     def _as_it_is(self, status: os.stat_result) -> bool:
         owner = (status.st_uid, status.st_gid)
         same_mode = self._mode(status, directory=False) == stat.S_IMODE(status.st_mode)
-        return (self.owner is None or self.owner == owner) and same_mode
+        return (self.owner is None or self.owner == owner) and same_mode and self.when is None
+
+    def _times(self, status: os.stat_result) -> tuple[int, int]:
+        when = status.st_mtime_ns if self.when is None else self.when
+        return when, when
 
     def _mode(self, status: os.stat_result, *, directory: bool) -> int:
         mode = stat.S_IMODE(status.st_mode)

@@ -23,10 +23,11 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def possible(actions: Sequence[Mapping[str, Any]]) -> bool:
     """Only copies to one place; an archive that is unpacked may name any place of the tree."""
-    copies = all(action["kind"] == "CopyFiles" and not action["unpack"] for action in actions)
+    if not all(a["kind"] == "CopyFiles" and not a["unpack"] and a["create"] for a in actions):
+        return False
     # names of owners are looked up in the tree that is written to, and only overlay shows it whole
     numbers = all(not action["owner"] or set(action["owner"]) <= set("0123456789:") for action in actions)
-    return copies and numbers and len({action["target"] for action in actions}) == 1
+    return numbers and len({action["target"] for action in actions}) == 1
 
 
 def prepare(lower: Root, upper: Path, target: str) -> str | None:

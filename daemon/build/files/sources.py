@@ -28,7 +28,7 @@ class Found:
     """--parents: the part of the path that is kept in the target."""
 
 
-def find(root: Root, source: str, *, wildcard: bool, parents: bool) -> list[Found]:
+def find(root: Root, source: str, *, wildcard: bool, parents: bool, follow: bool = True) -> list[Found]:
     """NotFound, worded as BuildKit has it, for a plain name that is not there; a wildcard may match nothing."""
     pivot = ""
     if "/./" in source:
@@ -43,7 +43,7 @@ def find(root: Root, source: str, *, wildcard: bool, parents: bool) -> list[Foun
     found = []
     for name in matched:
         try:
-            path = root.realpath("/" + name)
+            path = root.realpath("/" + name) if follow else _itself(root, name)
             root.lstat(path)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -54,6 +54,12 @@ def find(root: Root, source: str, *, wildcard: bool, parents: bool) -> list[Foun
         if len(found) > MAX_MATCHES:
             raise InvalidArgument(f"{source} matches more than {MAX_MATCHES} paths")
     return found
+
+
+def _itself(root: Root, name: str) -> str:
+    """The last component not followed."""
+    parent, _, last = name.strip("/").rpartition("/")
+    return f"{root.realpath('/' + parent).rstrip('/')}/{last}"
 
 
 def _plain(part: str) -> str:

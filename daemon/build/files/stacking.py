@@ -80,7 +80,9 @@ def difference(lower: list[str], upper: Root, target: Path) -> None:
     with Root(target) as root:
         copier = Copier(upper, root)
         times: list[tuple[str, int]] = []
-        for change in copy_changes(upper.fd, lower, _OPAQUE):
+        with _opened(upper, "") as top:  # a root's own descriptor is O_PATH and can't be listed
+            changes = copy_changes(top, lower, _OPAQUE)
+        for change in changes:
             parent, _, name = change.path.rpartition("/")
             with _opened(root, parent) as into:
                 if change.kind is ChangeKind.DELETED:

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 Known = MutableMapping[tuple[str, int], Output]
 """(digest of the marshaled operation, its output's number) to what that is here."""
 
+# Before the functions of these modules' names, which are not to be replaced by the modules.
+from daemon.build.llb.decode import Decoder  # noqa: E402
+from daemon.build.llb.encode import Encoder  # noqa: E402
+
 
 def decode(definition: pb.Definition, known: Known) -> Output | None:
     """The output that the definition is about; None is scratch. Adds to `known`. InvalidArgument says what is wrong."""
-    from daemon.build.llb.decode import Decoder
-
     return Decoder(definition, known).run()
 
 
 def encode(output: Output | None, known: Known | None = None) -> pb.Definition:
     """The definition of an output, empty for scratch. Adds to `known`."""
-    from daemon.build.llb.encode import Encoder
-
     return Encoder({} if known is None else known).run(output)
