@@ -1,34 +1,33 @@
 """docker load: an archive of docker save (manifest.json), or an OCI layout (index.json).
 
 The archive is read to its end first, into a directory of numbered files: manifest.json comes last in it.
-Then each image's missing layers are unpacked side by side and its record written.
+Then each image's missing layers are unpacked side by side and its record written. An index, or a manifest over
+compressed layers, is kept: the names are bound to it (layouts.py, targets.py).
 Sources: moby image/tarexport/load.go; OCI image-spec image-layout.md.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from daemon.images import archive, manifests, platforms, progress, reference
+from daemon.images import archive, layouts, platforms, progress, reference
+from daemon.images.layouts import Entry, member, parsed
 from daemon.images.made import Unpacked, unpack
-from daemon.images.manifests import Descriptor, Index
 from daemon.images.model import Json, chain_ids, digest_of
 from daemon.images.platforms import Platform
 from daemon.images.reference import Reference
 from daemon.images.store import ImageStore
 from daemon.images.streams import Say, together
 from daemon.images.transfer.parent import Worker
-from storage.errors import DataCorrupted, InvalidArgument, NotFound
-from storage.gc import Lease
+from storage.errors import DataCorrupted, InvalidArgument
+from storage.gc import Blob, Lease
 
 AT_ONCE = 2
 """Layers unpacked side by side; each keeps two processes busy."""
-_NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class Item:
     layers: tuple[str, ...]
     names: tuple[str, ...] = ()
     parent: str = ""
+    entry: Entry | None = None
+    """What the names are bound to: the image is in it."""
 
 
 @dataclass
@@ -74,33 +75,49 @@ class Load:
             archive.receiving(self._store.content.root, stream) as worker,
         ):
             members = set(await worker.call("spool", directory=str(directory)))
-            items = await _items(worker, members)
+            items = await _items(worker, members, self._platform)
             for item in items:
                 await self._load(worker, item, loaded)
             await self._link_parents(items, loaded)
 
     async def _load(self, worker: Worker, item: Item, loaded: Loaded) -> None:
-        body = await _member(worker, item.config)
-        config = _object(body, item.config)
-        system = str(config.get("os") or "linux")
-        if system != "linux":
-            raise InvalidArgument(f"cannot load {system} image on linux")
+        body, config = await _config(worker, item.config)
         if self._platform and not platforms.satisfies(self._platform, config):
             return
-        diff_ids = (config.get("rootfs") or {}).get("diff_ids") or []
-        if len(item.layers) != len(diff_ids):
-            raise InvalidArgument(
-                f"invalid manifest, layers length mismatch: expected {len(item.layers)}, got {len(diff_ids)}"
-            )
         names = [_tagged(name) for name in item.names]
         with self._store.lease() as lease:
-            await self._layers(worker, item.layers, diff_ids, lease)
+            await self._layers(worker, item.layers, _diff_ids(config, item.layers), lease)
+            others, target = [], None
+            if item.entry is not None:
+                lease.add(*map(Blob, item.entry.blobs))
+                others = await self._others(worker, item, lease)
+                target = item.entry.target
+                await self._blobs(worker, item.entry)
             for name in names:
                 self._announce(name, body, loaded)
-            image = await self._store.add_image(body, names, tagged=bool(names))
+            image = await self._store.add_image(body, names, tagged=bool(names), target=target, others=others)
         loaded.images.append(image.id)
         loaded.ids.append(image.id)
         loaded.lines += [f"Loaded image: {name.familiar}" for name in names]
+
+    async def _others(self, worker: Worker, item: Item, lease: Lease) -> list[bytes]:
+        """The layers of the entry's other images, and their configurations."""
+        assert item.entry is not None
+        found = []
+        for image in item.entry.images:
+            if layouts.path(image.config) == item.config:
+                continue
+            body, config = await _config(worker, layouts.path(image.config))
+            members = tuple(map(layouts.path, image.layers))
+            await self._layers(worker, members, _diff_ids(config, members), lease)
+            found.append(body)
+        return found
+
+    async def _blobs(self, worker: Worker, entry: Entry) -> None:
+        """All that no layer's unpacking has stored: manifests, attestations, layers that were known otherwise."""
+        for digest in entry.blobs:
+            if not self._store.content.has(digest):
+                await worker.call("store_member", name=layouts.path(digest), digest=digest)
 
     def _announce(self, name: Reference, config: bytes, loaded: Loaded) -> None:
         before = self._store.image_of(name)
@@ -152,12 +169,47 @@ class Load:
                 await self._store.set_parent(image_id, item.parent)
 
 
-async def _items(worker: Worker, members: set[str]) -> list[Item]:
+async def _items(worker: Worker, members: set[str], platform: Platform | None) -> list[Item]:
+    """With a platform only that one's images are wanted, and no index of all."""
+    if "manifest.json" not in members and "index.json" not in members:
+        raise InvalidArgument("invalid archive: does not contain a manifest.json or an index.json")
     if "manifest.json" in members:
-        return _docker_items(await _member(worker, "manifest.json"))
-    if "index.json" in members:
-        return await _oci_items(worker, _object(await _member(worker, "index.json"), "index.json"))
-    raise InvalidArgument("invalid archive: does not contain a manifest.json or an index.json")
+        items = _docker_items(await member(worker, "manifest.json"))
+        if not {"index.json", "oci-layout"} <= members:
+            return items
+        entries = await layouts.read(worker, members)
+        items = [replace(item, entry=_entry_of(item, entries)) for item in items]
+        if platform is None:
+            return items
+        return [_only(item, item.entry, platform) if item.entry else item for item in items]
+    items = [_oci_item(entry, platform) for entry in await layouts.read(worker, members)]
+    if not items:
+        raise InvalidArgument("invalid archive: its index.json names no image")
+    return items
+
+
+def _entry_of(item: Item, entries: Sequence[Entry]) -> Entry | None:
+    """What index.json has for an image of manifest.json, if that is to be kept."""
+    names = {str(_tagged(name)) for name in item.names}
+    for entry in entries:
+        named = (not names and not entry.names) or bool(names & {str(_tagged(name)) for name in entry.names})
+        configs = {layouts.path(image.config) for image in entry.images}
+        if entry.kept and named and item.config in configs:
+            return entry
+    return None
+
+
+def _oci_item(entry: Entry, platform: Platform | None) -> Item:
+    item = Item("", (), tuple(dict.fromkeys(entry.names)), entry=entry if entry.kept else None)
+    return _only(item, entry, platform)
+
+
+def _only(item: Item, entry: Entry, platform: Platform | None) -> Item:
+    """The entry's image for a platform by the item's names; a platform that is asked for leaves no index."""
+    image = entry.image(platform)
+    kept = item.entry if platform is None else None
+    layers = tuple(map(layouts.path, image.layers))
+    return replace(item, config=layouts.path(image.config), layers=layers, entry=kept)
 
 
 def _docker_items(body: bytes) -> list[Item]:
@@ -175,49 +227,22 @@ def _docker_items(body: bytes) -> list[Item]:
         raise InvalidArgument("invalid manifest.json in the archive") from None
 
 
-async def _oci_items(worker: Worker, index: Json) -> list[Item]:
-    items = []
-    for entry in index.get("manifests") or ():
-        descriptor = Descriptor.of(entry)
-        manifest = await _oci_manifest(worker, descriptor)
-        layers = tuple(_blob(layer) for layer in manifest.layers)
-        annotations = entry.get("annotations") or {}
-        names = [annotations[key] for key in _NAME_ANNOTATIONS[:1] if key in annotations]
-        if not names and ":" in (annotations.get(_NAME_ANNOTATIONS[1]) or ""):
-            names = [annotations[_NAME_ANNOTATIONS[1]]]
-        items.append(Item(_blob(manifest.config), layers, tuple(names)))
-    if not items:
-        raise InvalidArgument("invalid archive: its index.json names no image")
-    return items
+async def _config(worker: Worker, name: str) -> tuple[bytes, Json]:
+    body = await member(worker, name)
+    config = parsed(body, name)
+    system = str(config.get("os") or "linux")
+    if system != "linux":
+        raise InvalidArgument(f"cannot load {system} image on linux")
+    return body, config
 
 
-async def _oci_manifest(worker: Worker, descriptor: Descriptor) -> manifests.Manifest:
-    """An index within the layout: its entry for this machine."""
-    decoded = manifests.decode(await _member(worker, _blob(descriptor)), descriptor.media_type)
-    if isinstance(decoded, Index):
-        return await _oci_manifest(worker, decoded.candidates(None)[0])
-    return decoded
-
-
-def _blob(descriptor: Descriptor) -> str:
-    return "blobs/" + descriptor.digest.replace(":", "/")
-
-
-async def _member(worker: Worker, name: str) -> bytes:
-    try:
-        return base64.b64decode(await worker.call("member", name=name))
-    except NotFound as error:
-        raise InvalidArgument(f"invalid archive: {error}") from None
-
-
-def _object(body: bytes, name: str) -> Json:
-    try:
-        found = json.loads(body)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise InvalidArgument(f"invalid archive: {name} is not a JSON object")
-    return found
+def _diff_ids(config: Json, layers: Sequence[str]) -> list[str]:
+    diff_ids = (config.get("rootfs") or {}).get("diff_ids") or []
+    if len(layers) != len(diff_ids):
+        raise InvalidArgument(
+            f"invalid manifest, layers length mismatch: expected {len(layers)}, got {len(diff_ids)}"
+        )
+    return [str(diff_id) for diff_id in diff_ids]
 
 
 def _tagged(name: str) -> Reference:

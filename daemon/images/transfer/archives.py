@@ -76,6 +76,18 @@ class Archives:
         data = await asyncio.to_thread(_read, file)
         return base64.b64encode(data).decode()
 
+    async def store_member(self, report: Report, name: str, digest: str) -> None:
+        """A member as a blob, as it is. DataCorrupted when it is another."""
+        file = self._file(name)
+
+        def work() -> None:
+            with file.open("rb", buffering=0) as source, self._store.writer(digest) as blob:
+                while piece := source.read(PIECE):
+                    blob.write(piece)
+                blob.commit()
+
+        await asyncio.to_thread(work)
+
     async def ingest_member(self, report: Report, name: str, directory: str) -> dict[str, Any]:
         """A member as a layer."""
         file = self._file(name)

@@ -153,6 +153,28 @@ class Rig:
             shown = [each.name for progress in job.progress.values() for each in progress.statuses.values()]
         return answer, shown
 
+    async def save(self, path: Path, *names: str, platform: str = "") -> Path:
+        data = [piece async for piece in self.images.save(names, platform)]
+        await asyncio.to_thread(path.write_bytes, b"".join(data))
+        return path
+
+    async def load(self, path: Path, platform: str = "") -> list[dict[str, Any]]:
+        """What was said."""
+        data = await asyncio.to_thread(path.read_bytes)
+
+        async def stream() -> AsyncIterator[bytes]:
+            yield data
+
+        lines = [line async for line in self.images.load(stream(), platform=platform)]
+        assert not [line for line in lines if "error" in line], lines
+        return lines
+
+    def target(self, name: str) -> str:
+        """The digest of what a name is bound to."""
+        bound = self.store.bound(name)
+        assert bound is not None
+        return bound.target.digest
+
     def blob(self, digest: str) -> dict[str, Any]:
         return json.loads(self.store.content.read(digest))  # type: ignore[no-any-return]
 

@@ -16,7 +16,7 @@ import pytest
 
 from daemon.build.outcome import Made, Outcome
 from daemon.images import manifests
-from storage.errors import InvalidArgument, NotFound, NotImplementedYet
+from storage.errors import Internal, InvalidArgument, NotFound, NotImplementedYet
 from tests.system.build.export_rig import (
     AMD64,
     ARM64,
@@ -407,6 +407,98 @@ def test_files(rigged: Callable[[Check], None], tmp_path: Path) -> None:
             assert {entry.mtime for entry in found} == {1600000000}
 
     rigged(check)
+
+
+def test_save_and_load_keep_an_index(tmp_path: Path) -> None:
+    async def there_and_back() -> None:
+        async with started(tmp_path / "one") as rig:
+            plain = await rig.export(await single(rig), "moby", {"name": "plain"})
+            answer, _ = await rig.export(await several(rig), "moby", {"name": "x"}, said=[provenance(1)])
+            await rig.images.tag("x", "y:2")
+            whole = await rig.save(tmp_path / "whole.tar", "x", "y:2", "plain")
+            part = await rig.save(tmp_path / "part.tar", "x", platform="linux/arm64")
+        async with started(tmp_path / "two") as rig:
+            lines = await rig.load(whole)
+            said = [line["stream"] for line in lines if "stream" in line]
+            assert said == [f"Loaded image: {name}\n" for name in ("x:latest", "y:2", "plain:latest")]
+            digest = answer["containerimage.digest"]
+            assert [rig.target(name) for name in ("x", "y:2")] == [digest, digest]
+            assert rig.target("plain") == plain[0]["containerimage.digest"]
+            assert len(rig.store.all()) == 3 and len(await rig.images.list()) == 2
+            again = await rig.save(tmp_path / "again.tar", "x", "y:2", "plain")
+            assert _members(again) == _members(whole)
+            await rig.images.remove("x")
+            await rig.images.remove("y:2")
+            await rig.images.remove("plain")
+            await rig.store.settle()
+            assert list(rig.store.content.walk()) == []
+            await rig.load(part)
+            image = rig.images.resolve("x")
+            assert image.config["architecture"] == "arm64"
+            assert rig.target("x") != digest
+            await rig.images.remove("x")
+            await rig.load(whole, platform="linux/arm64")
+            assert rig.store.bound("x") is None
+
+    asyncio.run(there_and_back())
+
+
+def test_pushed_as_it_is(rigged: Callable[[Check], None], registry: str) -> None:
+    """By the exporter, by docker push, by digest; what the registry has already is not sent again."""
+
+    async def check(rig: Rig) -> None:
+        name = f"{registry}/exporters/app"
+        outcome = await several(rig)
+        attrs = {"name": f"{name}:1,{name}:2", "push": "true"}
+        answer, shown = await rig.export(outcome, "moby", attrs, said=[provenance(0)])
+        digest = answer["containerimage.digest"]
+        pushed = [each for each in shown if each.startswith("push")]
+        assert pushed == ["pushing layers", *(f"pushing manifest for {name}:{tag}@{digest}" for tag in "12")]
+        for reference in (f"{name}:1", f"{name}:2", f"{name}@{digest}"):
+            raw = await _output("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{reference}")
+            assert raw == rig.store.content.read(digest)
+        await rig.images.tag(f"{name}:1", f"{registry}/exporters/copy", "3")
+        lines = [line async for line in rig.images.push(f"{registry}/exporters/copy", "3")]
+        statuses = [line.get("status", "") for line in lines]
+        assert any(text.startswith("Mounted from exporters/app") for text in statuses), statuses
+        assert lines[-1]["aux"]["Digest"] == digest
+        assert f"{registry}/exporters/copy@{digest}" in rig.images.resolve(f"{name}:1").digests
+        lines = [line async for line in rig.images.push(f"{registry}/exporters/copy", "3")]
+        assert not [line for line in lines if line.get("status") in ("Pushed", "Pushing")]
+        attrs = {
+            "name": f"{registry}/exporters/loose",
+            "push": "true",
+            "push-by-digest": "true",
+            "store": "no",
+        }
+        with pytest.raises(InvalidArgument, match="non-bool"):
+            await rig.export(outcome, "image", attrs)
+        loose, _ = await rig.export(outcome, "image", attrs | {"store": "false"})
+        found = f"docker://{registry}/exporters/loose@{loose['containerimage.digest']}"
+        assert await _output("skopeo", "inspect", "--raw", "--tls-verify=false", found)
+        before = {image.id for image in rig.store.all()}
+        async for line in rig.images.pull(name, "1"):
+            assert "error" not in line
+        assert {image.id for image in rig.store.all()} == before and rig.target(f"{name}:1") == digest
+
+    rigged(check)
+
+
+def test_refused_by_a_registry(rigged: Callable[[Check], None]) -> None:
+    async def check(rig: Rig) -> None:
+        attrs = {"name": "127.0.0.1:1/x", "push": "true"}
+        with pytest.raises(Internal, match=r"failed to push 127.0.0.1:1/x:latest: .*connection refused"):
+            await rig.export(await single(rig), "moby", attrs)
+        assert rig.images.resolve("127.0.0.1:1/x").references == ("127.0.0.1:1/x:latest",)
+
+    rigged(check)
+
+
+async def _output(*command: str) -> bytes:
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return out
 
 
 def test_nothing_and_unknown(rigged: Callable[[Check], None]) -> None:
