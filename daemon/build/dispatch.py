@@ -420,7 +420,7 @@ class Dispatch:
             flags.append(f"--chown={self._word(command.chown)}")
         if command.chmod:
             flags.append(f"--chmod={self._word(command.chmod)}")
-        heads = [f"<<{'-' if h.chomp else ''}{h.name}" for h in command.heredocs]
+        heads = [f"<<{h.name}" for h in command.heredocs]
         return " ".join([*flags, *sources, *heads, self._word(command.target)])
 
     async def _from(self, command: ins.Copy | ins.Add, sources: list[str]) -> Output | None:

@@ -35,7 +35,7 @@ def inherited(base: Mapping[str, Any]) -> Json:
         config.pop(name, None)
     env = list(config.get("Env") or ())
     if not any(entry.partition("=")[0] == "PATH" for entry in env):
-        env.insert(0, f"PATH={DEFAULT_PATH}")
+        env.append(f"PATH={DEFAULT_PATH}")
     config["Env"] = env
     document["history"] = list(document.get("history") or ())
     document["rootfs"] = document.get("rootfs") or {}

@@ -1,0 +1,2 @@
+. ../common/greet.sh
+greet api

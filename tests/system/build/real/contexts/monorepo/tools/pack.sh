@@ -1,0 +1,1 @@
+cd "$1" && find . -type f | sort

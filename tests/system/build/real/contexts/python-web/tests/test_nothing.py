@@ -1,0 +1,1 @@
+"""Ignored: must not reach the image."""
