@@ -178,7 +178,7 @@ async def test_named_contexts_take_the_place_of_images_stages_and_origins(tmp_pa
     assert "docker-image://given" in found and "git://h/r.git#v1:d" in found
     assert json.loads(found["local://dir"]["local.followpaths"]) == ["s"]
     assert json.loads(found["local://dir"]["local.excludepatterns"]) == ["t"]
-    assert planned.built.document["config"]["Env"][-1] == "A=1"
+    assert planned.built.document["config"]["Env"][0] == "A=1"
 
 
 @pytest.mark.parametrize(
