@@ -6,7 +6,8 @@ import base64
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from api.buildkit.answering import answering, unimplemented
+from api.buildkit.answering import answering, grpc_error
+from api.buildkit.tunnel import carry
 from api.buildkit.workers import VERSION, worker
 from daemon.build.bridge import Bridge
 from daemon.build.gateway import CacheSpec, Order
@@ -14,6 +15,7 @@ from daemon.build.history import COMPLETE, DELETED, STARTED, Past
 from daemon.build.outcome import ExporterRequest
 from daemon.build.proto import control_grpc, control_pb2, rpc_pb2
 from daemon.build.telling import Teller, moment
+from storage.errors import PydError
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -50,7 +52,10 @@ class Control(control_grpc.ControlBase):
                 await stream.send_message(control_pb2.StatusResponse.FromString(message))
 
     async def Session(self, stream: Any) -> None:
-        unimplemented("a session within gRPC (sessions come by POST /session)")
+        try:
+            await carry(stream, self._engine.builds.sessions)
+        except (PydError, OSError) as error:
+            raise grpc_error(error) from error
 
     # -- the engine
 
