@@ -30,6 +30,7 @@ from storage.errors import InvalidArgument, NotFound
 
 IGNORE = ".dockerignore"
 _HEAD = 1024
+_BLOCK = 512
 _COMPRESSED = (b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\x00")
 _IMAGE_CONFIG = "containerimage.config"
 
@@ -291,4 +292,4 @@ def _lowered(name: str) -> str | None:
 def _is_archive(head: bytes) -> bool:
     from daemon.build.files.actions import is_tar_header
 
-    return head.startswith(_COMPRESSED) or is_tar_header(head)
+    return head.startswith(_COMPRESSED) or is_tar_header(head[:_BLOCK])

@@ -109,13 +109,28 @@ class Images:
         key = (source.identifier, source.platform)
         if source.identifier.startswith(LAYOUT):
             self.job.images[key] = await self._unpacked(source, key)
-        elif key not in self.job.images and key not in self._fetches:
+        elif key not in self.job.images and key not in self._fetches and not self._pulled(key):
             mode = source.attribute("image.resolvemode") or self.mode
             found = await self._resolve(source.identifier.removeprefix(PREFIX), source.platform, mode)
             key = (found.identifier, source.platform)
         if key not in self.job.images:
             self.job.images[key] = await self._bring(self._fetches[key], *key, progress)
         return self.job.images[key]
+
+    def _pulled(self, key: tuple[str, str]) -> bool:
+        """Whether an earlier build got it, so that nobody need be asked what it is."""
+        entry = self.bench.cache.entries.get(_cache_key(*key))
+        if entry is None:
+            return False
+        self.job.lease.add(*(Layer(chain) for chain in chain_ids(entry.diff_ids)))
+        store = self.bench.store
+        if not all(
+            store.is_complete(c, d) for c, d in zip(chain_ids(entry.diff_ids), entry.diff_ids, strict=True)
+        ):
+            return False
+        self.bench.cache.find(entry.key)
+        self.job.images[key] = entry.diff_ids
+        return True
 
     async def _unpacked(self, source: Source, key: tuple[str, str]) -> tuple[str, ...]:
         found = self._layouts.get(key)
@@ -136,10 +151,12 @@ class Images:
             return await self._remote(text, name, platform, wanted)
 
     def _local(self, name: Reference, platform: Platform | None) -> Image | None:
-        with contextlib.suppress(NotFound):
-            image: Image = self.ctx.images.resolve(name.familiar)
-            if platform is None or platforms.satisfies(platform, image.config):
-                return image
+        """By its name, or by its digest alone: what was local may have no name in a registry."""
+        for text in (name.familiar, name.digest):
+            with contextlib.suppress(NotFound):
+                image: Image | None = self.ctx.images.resolve(text) if text else None
+                if image and (platform is None or platforms.satisfies(platform, image.config)):
+                    return image
         return None
 
     def _held(self, name: Reference, platform: str, image: Image) -> ResolvedImage:
@@ -185,7 +202,7 @@ class Images:
             now = time_ns()
             size = sum(store.layer_size(chain) for chain in chains)
             text = f"pulled from {identifier.removeprefix(PREFIX)}"
-            key = digest_of(["image", identifier, platform])
+            key = _cache_key(identifier, platform)
             last = blobs[-1].digest if blobs[-1] else ""
             await self.bench.cache.add(
                 Entry(key, diff_ids, chains[-1], last, size, now, now, 1, "source", text)
@@ -198,6 +215,10 @@ def _worded(kind: type[PydError], sentence: str) -> PydError:
         return kind(sentence)
     except TypeError:
         return InvalidArgument(sentence)
+
+
+def _cache_key(identifier: str, platform: str) -> str:
+    return digest_of(["image", identifier, platform])
 
 
 def _identifier(name: Reference, digest: str) -> str:

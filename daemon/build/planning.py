@@ -104,11 +104,10 @@ class Planning:
         """The graph for one platform."""
         assert self._main is not None
         request = self._request(platform)
-        if self._main.local:
-            await self._sources.ignored(self._main)
-        else:
+        if not self._main.local:
             request = replace(request, context=self._main.output)
         seen = await Frontend(dockerfile, request, self._images, Named(self._sources, {})).run()
+        await self._sources.ignored(self._main)  # also where nothing of the context is used: clients show it
         if not seen.paths.get("") and len(seen.paths) < 2:
             return seen
         used = await self._sources.used(self._main, seen.paths.get("", frozenset()))
