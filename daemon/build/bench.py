@@ -147,6 +147,9 @@ class Job:
     """(docker-image:// identifier, platform) to diff IDs, resolved and leased."""
     resolved: dict[str, str] = field(default_factory=dict)
     """What sources were: `docker-image://NAME`, a repository's or a file's URL, to manifest, commit or checksum."""
+    fetched: dict[str, Result] = field(default_factory=dict)
+    """Directories that came already, by their vertices' digests: what is uploaded can be had once only."""
+    fetching: dict[str, asyncio.Lock] = field(default_factory=dict)
     entitlements: frozenset[str] = frozenset()
     """`network.host`, `security.insecure`: what steps may have because the user said --allow."""
     resolver: ImageSource | None = None

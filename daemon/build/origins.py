@@ -7,6 +7,7 @@ git://, http(s)://               fetched by the build worker, or uploaded by the
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -32,10 +33,17 @@ class Origins:
         self._bench, self._job = bench, job
 
     async def get(self, source: Source, progress: Progress) -> tuple[Result, bool]:
-        """The tree, and whether it was here already."""
+        """The tree, and whether it was here already. Directories come once for each build."""
         kind = source.identifier.partition("://")[0]
         if kind in ("docker-image", "oci-layout"):
             return await self._image(source, progress)
+        fetched, digest = self._job.fetched, progress.digest
+        async with self._job.fetching.setdefault(digest, asyncio.Lock()):
+            if digest not in fetched:
+                fetched[digest] = await self._directory(kind, source, progress)
+            return fetched[digest], False
+
+    async def _directory(self, kind: str, source: Source, progress: Progress) -> Result:
         if kind == "local":
             return await self._local(source, progress)
         if kind not in ("git", "http", "https"):
@@ -43,9 +51,7 @@ class Origins:
         progress.start()
         directory = self._job.directory / f"source-{secrets.token_hex(8)}"
         directory.mkdir()
-        if kind == "git":
-            return await self._repository(source, directory), False
-        return await self._file(source, directory), False
+        return await (self._repository if kind == "git" else self._file)(source, directory)
 
     async def _image(self, source: Source, progress: Progress) -> tuple[Result, bool]:
         known = self._job.images.get((source.identifier, source.platform))
@@ -56,11 +62,11 @@ class Origins:
         progress.start()
         return Result(await self._job.resolver.layers(source, progress)), False
 
-    async def _local(self, source: Source, progress: Progress) -> tuple[Result, bool]:
+    async def _local(self, source: Source, progress: Progress) -> Result:
         name = source.identifier.removeprefix("local://")
         unpacked = self._job.contexts.get(name)
         if unpacked is not None:
-            return Result(directory=unpacked), False
+            return Result(directory=unpacked)
         progress.start()
         patterns = {
             key: _patterns(source.attribute(f"local.{attribute}"))
@@ -74,7 +80,7 @@ class Origins:
             with progress.status(f"transferring {name}:") as status:
                 try:
                     path = await session.sync(self._job, name, hint=hint, progress=status, **patterns)
-                    return Result(directory=path), False
+                    return Result(directory=path)
                 except NotFound as error:
                     last = error
         raise last or NotFound(f"no build context {name!r} was sent")
