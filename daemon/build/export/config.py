@@ -26,6 +26,7 @@ _CONFIG_ORDER = (
     "ArgsEscaped", "Healthcheck", "OnBuild", "Shell",
 )  # fmt: skip
 """Of Docker's Go type: members come in its order, others behind."""
+_HISTORY_ORDER = ("created", "created_by", "author", "comment", "empty_layer")
 
 
 @dataclass(frozen=True)
@@ -122,15 +123,17 @@ def _now(epoch: int | None) -> int:
 def ordered(document: Json) -> Json:
     """Members in the order of Go's encoder: a map's sorted, a type's as declared."""
     config: Mapping[str, Any] = document.get("config") or {}
-    names = [name for name in _CONFIG_ORDER if name in config]
-    names += sorted(name for name in config if name not in _CONFIG_ORDER)
     inner = {
-        name: dict(sorted(config[name].items()))
-        if name in ("Labels", "Volumes", "ExposedPorts")
-        else config[name]
-        for name in names
+        name: dict(sorted(value.items())) if name in ("Labels", "Volumes", "ExposedPorts") else value
+        for name, value in _in_order(config, _CONFIG_ORDER).items()
     }
-    return dict(sorted({**document, "config": inner}.items()))
+    history = [_in_order(entry, _HISTORY_ORDER) for entry in document.get("history") or ()]
+    return dict(sorted({**document, "config": inner, "history": history}.items()))
+
+
+def _in_order(members: Mapping[str, Any], order: Sequence[str]) -> Json:
+    known = [name for name in order if name in members]
+    return {name: members[name] for name in (*known, *sorted(members.keys() - set(known)))}
 
 
 def encoded(document: Json, inline_cache: bytes | None) -> bytes:

@@ -58,12 +58,20 @@ class Delivery:
         self, wanted: options.ImageOptions, names: Sequence[Reference], committed: Committed
     ) -> dict[str, str]:
         digest = committed.target.digest
+        image = None
         if wanted.store:
-            await keeping.keep(self._bench, self._job, self._ctx, wanted, names, committed, self._progress)
+            image = await keeping.keep(
+                self._bench, self._job, self._ctx, wanted, names, committed, self._progress
+            )
         if wanted.push:
             pusher = Pusher(self._bench, self._job, self._ctx, wanted, self._progress, self._session)
             for name in names:
                 await pusher.push(name, committed)
+                if image is not None:  # as after docker push: the registry has it under this digest
+                    bound = self._bench.store.bound_to(digest)
+                    await self._bench.store.name(
+                        image.id, [name.with_digest(digest)], tagged=False, bound=bound
+                    )
         shown = [str(name) for name in names]
         if wanted.dangling_prefix and not (wanted.dangling_empty_only and names):
             shown.append(f"{wanted.dangling_prefix}@{digest}")

@@ -102,14 +102,17 @@ class Writer:
         if not indexed and any(options.annotations.at(level) for level in (INDEX, INDEX_DESCRIPTOR)):
             raise InvalidArgument("index annotations not supported for single platform export")
         stacks = await self._layers(outcome.made)
-        images = []
+        images: list[Written] = []
+        attested: list[Json] = []
         for place, (made, layers) in enumerate(zip(outcome.made, stacks, strict=True)):
             cache = inline_cache[place] if inline_cache and place < len(inline_cache) else None
             images.append(await self._image(made, layers, cache))
+            if mine := [each for each in said if each.platform_index == place]:
+                attested.append(await self._attest(images[place], mine))
         if not indexed:
             fields = documents.platform_fields(images[0].platform)
             return Committed({**images[0].descriptor, "platform": fields}, tuple(images))
-        return Committed(await self._index(images, said), tuple(images))
+        return Committed(await self._index(images, attested), tuple(images))
 
     async def _layers(self, made: Sequence[Made]) -> list[list[Exported]]:
         worker = self._ctx.images.registries.worker
@@ -144,14 +147,12 @@ class Writer:
         )
         return Written(made.platform, encoded, tuple(layers), descriptor)
 
-    async def _index(self, images: Sequence[Written], said: Sequence[Attestation]) -> Json:
+    async def _index(self, images: Sequence[Written], attested: Sequence[Json]) -> Json:
         options = self._options
         entries = [
             {**image.descriptor, "platform": documents.platform_fields(image.platform)} for image in images
         ]
-        for place, image in enumerate(images):
-            if mine := [each for each in said if each.platform_index == place]:
-                entries.append(await self._attest(image, mine))
+        entries += attested
         body, media_type = documents.index(
             entries, oci=options.oci, annotations=options.annotations.at(INDEX)
         )
@@ -161,7 +162,10 @@ class Writer:
 
     async def _attest(self, image: Written, said: Sequence[Attestation]) -> Json:
         subjects = statements.image_subjects(self._names, image.platform, image.descriptor["digest"])
-        made = [(each.predicate_type, statements.statement(each, subjects)) for each in said]
+        made = [
+            (each.predicate_type, await asyncio.to_thread(statements.statement, each, subjects))
+            for each in said
+        ]
         body, encoded, descriptor = documents.attestation_manifest(
             made, image.descriptor, artifact=self._options.artifact
         )

@@ -454,6 +454,7 @@ def test_pushed_as_it_is(rigged: Callable[[Check], None], registry: str) -> None
         digest = answer["containerimage.digest"]
         pushed = [each for each in shown if each.startswith("push")]
         assert pushed == ["pushing layers", *(f"pushing manifest for {name}:{tag}@{digest}" for tag in "12")]
+        assert rig.images.resolve(f"{name}:1").digests == (f"{name}@{digest}",)
         for reference in (f"{name}:1", f"{name}:2", f"{name}@{digest}"):
             raw = await _output("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{reference}")
             assert raw == rig.store.content.read(digest)
