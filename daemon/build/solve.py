@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from daemon.build import run
-from daemon.build.bench import BUILD_KEY, SCRATCH, Bench, Job, Result
+from daemon.build.bench import BUILD_KEY, SCRATCH, Bench, Imported, Job, Result
 from daemon.build.cache import Entry
 from daemon.build.graph import (
     CopyFiles,
@@ -36,7 +36,7 @@ from daemon.build.graph import (
     digest_of,
     ordered,
 )
-from daemon.build.keys import exec_key, file_key
+from daemon.build.keys import Keys, numbered, outputs
 from daemon.build.origins import Origins
 from daemon.build.steps import Progress
 from daemon.images.made import Unpacked
@@ -48,7 +48,6 @@ from storage.gc import Blob, Layer
 
 Results = tuple[Result, ...]
 """A vertex's outputs."""
-_MAX_DIGESTS = 20_000
 EMPTY_TAR = bytes(1024)
 EMPTY_GZIP = gzip.compress(EMPTY_TAR, mtime=0)
 EMPTY_DIFF, EMPTY_BLOB = digest_of_bytes(EMPTY_TAR), digest_of_bytes(EMPTY_GZIP)
@@ -74,6 +73,9 @@ class Solver:
     def __init__(self, bench: Bench, job: Job) -> None:
         self._bench, self._job = bench, job
         self._imported = job.imported
+        self._imported_first = False
+        """Whether imported caches are asked before ours."""
+        self._keys = Keys(bench, job, self._bring)
         self._tasks: dict[str, asyncio.Task[Results]] = {}
 
     async def solve(self, output: Output | None) -> Result:
@@ -82,21 +84,27 @@ class Solver:
 
     async def trees(self, outputs: Sequence[Output | None]) -> list[Result]:
         """As solve_all(); what is a directory stays one and becomes no layer."""
-        return await self._solve(outputs, layers=False)
+        return await self._until_found(outputs, layers=False)
 
     async def solve_all(self, outputs: Sequence[Output | None]) -> list[Result]:
         """Several outputs' trees, in their order; what they share is done once."""
+        return await self._until_found(outputs, layers=True)
+
+    async def _until_found(self, outputs: Sequence[Output | None], *, layers: bool) -> list[Result]:
         while True:
             try:
-                return await self._solve(outputs)
+                return await self._solve(outputs, layers=layers)
             except _Lost:  # which that cache is not asked for again; what was done meanwhile is in ours
-                self._tasks.clear()
+                sources = [each.digest for each in ordered(outputs) if isinstance(each.operation, Source)]
+                got = {digest: self._tasks[digest] for digest in sources if digest in self._tasks}
+                self._tasks = {digest: task for digest, task in got.items() if _succeeded(task)}
 
-    async def _solve(self, outputs: Sequence[Output | None], *, layers: bool = True) -> list[Result]:
-        for vertex in ordered(outputs):
-            task = asyncio.get_running_loop().create_task(self._vertex(vertex))
-            self._tasks[vertex.digest] = task
+    async def _solve(self, outputs: Sequence[Output | None], *, layers: bool) -> list[Result]:
+        vertices = ordered(outputs)
         try:
+            if self._imported is not None:
+                await self._prefer(self._imported, vertices)
+            self._begin(vertices)
             await self._watch({self._tasks[each.vertex.digest] for each in outputs if each})
             results = [await self._of(each) for each in outputs]
             if layers:
@@ -110,6 +118,27 @@ class Solver:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _begin(self, vertices: Sequence[Vertex]) -> None:
+        for vertex in vertices:
+            if vertex.digest not in self._tasks:
+                task = asyncio.get_running_loop().create_task(self._vertex(vertex))
+                self._tasks[vertex.digest] = task
+
+    async def _prefer(self, imported: Imported, vertices: Sequence[Vertex]) -> None:
+        """Decides who is asked first, when all sources are there."""
+        from daemon.build.remotecache.preferring import Probe, Unknown
+
+        async def unknown(tree: Result) -> None:
+            if not self._bench.store.has_layer(tree.chain):
+                raise Unknown()
+
+        sources = [vertex for vertex in vertices if isinstance(vertex.operation, Source)]
+        self._begin(sources)
+        await self._watch({self._tasks[each.digest] for each in sources})
+        known = {each.digest: self._tasks[each.digest].result() for each in sources}
+        probe = Probe(self._bench, Keys(self._bench, self._job, unknown), imported)
+        self._imported_first = await probe.imported_first(vertices, known)
 
     async def _watch(self, targets: set[asyncio.Task[Results]]) -> None:
         """The first failure of any vertex is the build's, even while others run."""
@@ -157,7 +186,7 @@ class Solver:
                 return await self._stacked(vertex, inputs, progress)
             case File() as file:
                 inputs[0] = await self._layered(inputs[0], vertex)
-                key = await self._key(lambda claims: self._file_key(file, inputs, claims), vertex)
+                key = await self._key(lambda claims: self._keys.file(file, inputs, claims), vertex)
 
                 async def make() -> list[Entry]:
                     return [await self._file(file, inputs, vertex)]
@@ -168,8 +197,8 @@ class Solver:
                 for mount in process.mounts:
                     if mount.output > 0 and mount.input >= 0:
                         inputs[mount.input] = await self._layered(inputs[mount.input], vertex)
-                count = max(1 + max((mount.output for mount in process.mounts), default=0), 1)
-                key = await self._key(lambda claims: self._exec_key(process, inputs, claims), vertex, count)
+                count = outputs(process)
+                key = await self._key(lambda claims: self._keys.exec(process, inputs, claims), vertex, count)
 
                 async def work() -> list[Entry]:
                     return await self._exec(process, inputs, vertex, progress)
@@ -180,7 +209,7 @@ class Solver:
         """A context's or a download's directory as a layer, where layers are needed."""
         if result.directory is None:
             return result
-        read = await self._contents(result, ("/",), False, ())
+        read = await self._keys.contents(result, ("/",), False, ())
         copied = describe(CopyFiles(1, ("/",), "/", wildcard=False))
 
         async def work() -> list[Entry]:
@@ -205,7 +234,7 @@ class Solver:
         if self._imported is None or vertex.about.no_cache:
             return await make(False)
         claimed = await make(True)
-        if await self._found(_numbered(claimed, count)) is not None:
+        if await self._found(numbered(claimed, count)) is not None:
             return claimed
         return await make(False)
 
@@ -221,7 +250,7 @@ class Solver:
         bench = self._bench
         fresh = vertex.about.no_cache
         self._job.keys[vertex.digest] = key
-        keys = _numbered(key, count)
+        keys = numbered(key, count)
         while True:
             if not fresh and (found := await self._found(keys)) is not None:
                 self._note(keys, found)
@@ -273,9 +302,10 @@ class Solver:
         """All outputs, from our own cache or one that was imported."""
         results = []
         for key in keys:
-            found = self._find(key)
-            if found is None and self._imported is not None:
-                found = self._imported.find(key)
+            looks = [self._find] if self._imported is None else [self._find, self._imported.find]
+            found = None
+            for look in reversed(looks) if self._imported_first else looks:
+                found = found or look(key)
             if found is None:
                 return None
             results.append(found)
@@ -385,60 +415,6 @@ class Solver:
 
         return await self._cached(key, vertex, progress, work)
 
-    # -- keys
-
-    async def _contents(
-        self,
-        tree: Result,
-        paths: tuple[str, ...],
-        wildcard: bool,
-        excludes: tuple[str, ...],
-        claims: bool = False,
-    ) -> str:
-        """Digest of what is read of a tree; remembered for layers. `claims`: an imported cache may tell."""
-        memo = (tree.chain, paths, wildcard, excludes)
-        if tree.directory is None:
-            known = self._bench.digests.get(memo)
-            if known is None and claims and self._imported is not None:
-                known = self._imported.read(memo)
-            if known is not None:
-                self._job.reads[memo] = known
-                return known
-            await self._bring(tree)
-        found: str = await self._bench.workshop.call(
-            "digest",
-            tree=self._bench.overlay(tree),
-            paths=[path.replace("/./", "/") for path in paths],
-            wildcard=wildcard,
-            excludes=list(excludes),
-        )
-        if tree.directory is None:
-            if len(self._bench.digests) > _MAX_DIGESTS:
-                self._bench.digests.clear()
-            self._bench.digests[memo] = self._job.reads[memo] = found
-        return found
-
-    async def _file_key(self, file: File, inputs: list[Result], claims: bool) -> str:
-        read = []
-        for action in file.actions:
-            if isinstance(action, CopyFiles):
-                tree = inputs[action.input]
-                read.append(
-                    await self._contents(tree, action.sources, action.wildcard, action.excludes, claims)
-                )
-        return file_key(file, inputs[0].chain, read)
-
-    async def _exec_key(self, process: Exec, inputs: list[Result], claims: bool) -> str:
-        read = []
-        for mount in process.mounts:
-            if mount.input >= 0:
-                tree = inputs[mount.input]
-                whole = mount.output > 0 or tree is SCRATCH
-                read.append(
-                    tree.chain if whole else await self._contents(tree, (mount.source,), False, (), claims)
-                )
-        return exec_key(process, inputs[0].chain, read)
-
     # -- work
 
     async def _file(self, file: File, inputs: list[Result], vertex: Vertex) -> Entry:
@@ -447,14 +423,18 @@ class Solver:
         async with _Active(self._bench, parent) as active:
             trees = [self._bench.overlay(each) for each in inputs]
             actions = [describe(action) for action in file.actions]
-            own = [
-                each.directory is not None and each.directory.is_relative_to(self._job.directory)
-                for each in inputs
-            ]
+            own = [self._never_changes(each) for each in inputs]
             await self._bench.workshop.call(
                 "file", actions=actions, target=active.tree(), inputs=trees, own=own
             )
             return await self._layer(active, parent, vertex, "file", [])
+
+    def _never_changes(self, tree: Result) -> bool:
+        """Whether the files of a directory may become a layer's by a link: the build's own, and kept contexts."""
+        directory = tree.directory
+        if directory is None:
+            return False
+        return directory.is_relative_to(self._job.directory) or self._bench.sessions.contexts.keeps(directory)
 
     async def _exec(
         self, process: Exec, inputs: list[Result], vertex: Vertex, progress: Progress
@@ -525,9 +505,8 @@ class Solver:
         return Entry("", diff_ids, chain, stored, size, now, now, 1, kind, vertex.about.name, parent)
 
 
-def _numbered(key: str, count: int) -> list[str]:
-    """The keys of a step's outputs."""
-    return [key, *(digest_of([key, number]) for number in range(1, count))]
+def _succeeded(task: asyncio.Task[Results]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
 
 
 class _Active:

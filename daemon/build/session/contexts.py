@@ -150,6 +150,10 @@ class Contexts:
             directory.rename(gone)
             asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, gone, True)
 
+    def keeps(self, path: Path) -> bool:
+        """Whether a directory is one of ours: no file of it is ever written to."""
+        return path.is_relative_to(self._root)
+
     # -- what is shown and removed
 
     def all(self) -> list[Kept]:
