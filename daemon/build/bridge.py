@@ -22,7 +22,7 @@ from daemon.build.bench import Bench, Job, Result
 from daemon.build.graph import Output
 from daemon.build.outcome import BuildRecord, Made, Outcome, SourceUsed
 from daemon.build.solve import Solver
-from daemon.build.steps import Remark
+from daemon.build.steps import CANCELED, Remark
 from daemon.images import platforms
 from daemon.images.platforms import Platform
 from storage.errors import Gone, InvalidArgument, NotFound, Unavailable
@@ -93,6 +93,13 @@ class ImageFound:
     config: bytes
 
 
+class Stopped(Unavailable):
+    """The client is gone, or the build that a question was about."""
+
+    def __init__(self) -> None:
+        super().__init__(CANCELED)
+
+
 class Failed(InvalidArgument):
     """The client's own front end failed; `status` is its gRPC status as it came, to go back as it is."""
 
@@ -152,7 +159,7 @@ class Bridge:
         try:
             await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                raise Unavailable("context canceled: the client's session ended")
+                raise Stopped
             return working.result()
         finally:
             for task in (working, gone):
@@ -264,7 +271,7 @@ class Bridge:
             me = asyncio.current_task()
             if me is None or me.cancelling():
                 raise
-            raise Unavailable("context canceled") from None  # the build ended, not its caller
+            raise Stopped from None  # the build ended, not its caller
         finally:
             task.cancel()
 

@@ -11,10 +11,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from daemon.build.bridge import Failed, UnsupportedCap, UnsupportedSubrequest
-from daemon.build.dockerfile.source import DockerfileError, Source, Span
+from daemon.build.bridge import Failed, Stopped, UnsupportedCap, UnsupportedSubrequest
+from daemon.build.dockerfile.source import DockerfileError, Source, Span, place_of
 from daemon.build.proto import rpc_pb2
 from daemon.build.solve import StepFailed
+from daemon.build.steps import CANCELED
 from storage.errors import NotFound, NotImplementedYet, PydError
 
 CANCELLED, UNKNOWN, NOT_FOUND, UNIMPLEMENTED, INTERNAL = 1, 2, 5, 12, 13
@@ -27,8 +28,8 @@ def status(error: BaseException) -> rpc_pb2.Status:
     if isinstance(error, Failed):
         returned: rpc_pb2.Status = error.returned
         return returned
-    if isinstance(error, asyncio.CancelledError):
-        return rpc_pb2.Status(code=CANCELLED, message="context canceled")
+    if isinstance(error, asyncio.CancelledError | Stopped):
+        return rpc_pb2.Status(code=CANCELLED, message=CANCELED)
     found = rpc_pb2.Status(code=_code(error), message=sentence(error))
     for name, detail in _details(error):
         found.details.add(type_url=_TYPES.format(name), value=json.dumps(detail).encode())
@@ -56,8 +57,8 @@ def _details(error: BaseException) -> list[tuple[str, Json]]:
         return [("Subrequest", {"name": error.name})]
     if isinstance(error, UnsupportedCap):
         return [("FrontendCap", {"name": error.name})]
-    if isinstance(error, DockerfileError) and error.source is not None:
-        return [("Source", excerpt(error.source, error.spans))]
+    if (place := place_of(error)) is not None:
+        return [("Source", excerpt(*place))]
     if isinstance(error, StepFailed):
         details: list[tuple[str, Json]] = []
         about = error.vertex.about

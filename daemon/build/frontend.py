@@ -25,13 +25,13 @@ from daemon.build.dispatch import (
 )
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.parser import Dockerfile
-from daemon.build.dockerfile.source import DockerfileError, nearest
+from daemon.build.dockerfile.source import DockerfileError, locate, nearest
 from daemon.build.dockerfile.words import Lexer
 from daemon.build.epoch import moment
 from daemon.build.graph import About, Output, Source, Vertex
 from daemon.build.variables import PlatformName, platform_arguments
 from daemon.images import platforms
-from storage.errors import InvalidArgument, NotFound
+from storage.errors import InvalidArgument, NotFound, PydError
 
 SCRATCH = "scratch"
 RESERVED = (SCRATCH, "context")
@@ -421,6 +421,9 @@ class Frontend:
             hint = nearest(reference, tuple(self._aliases))
             sentence = f"{error}{hint}"
             raise NoImage(sentence, self._file.source, [instruction.span]) from None
+        except PydError as error:
+            locate(error, self._file.source, instruction.span)
+            raise
         shown = image.identifier.removeprefix("docker-image://")
         about = About(names.following(f"FROM {shown}"), instruction.span, text=self._file.source)
         document = imageconfig.inherited(image.config)

@@ -72,6 +72,22 @@ class DockerfileError(InvalidArgument):
         return self if self.source else DockerfileError(self.sentence, source, spans)
 
 
+def locate(error: Exception, source: Source, *spans: Span) -> None:
+    """Notes where in a Dockerfile an error of any kind comes from, unless that is known."""
+    if place_of(error) is None:
+        setattr(error, _PLACE, (source, spans))
+
+
+def place_of(error: BaseException) -> tuple[Source, tuple[Span, ...]] | None:
+    if isinstance(error, DockerfileError) and error.source is not None:
+        return error.source, error.spans
+    found: tuple[Source, tuple[Span, ...]] | None = getattr(error, _PLACE, None)
+    return found
+
+
+_PLACE = "place_in_dockerfile"
+
+
 def nearest(word: str, known: Sequence[str], *, fold: bool = True) -> str:
     """` (did you mean X?)` for the closest known word within two edits, else nothing."""
     asked = word.lower() if fold else word
