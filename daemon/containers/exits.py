@@ -59,7 +59,7 @@ async def clean_up(ctx: Context, container: Container) -> None:
     for result in results:
         if isinstance(result, Exception):
             log.error("cleaning up after %s: %s", container.short_id, result)
-    hostmounts.drop(ctx, container)
+    await hostmounts.leave(ctx, container)
 
 
 def _restarts(ctx: Context, container: Container, status: int) -> bool:

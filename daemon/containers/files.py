@@ -94,7 +94,7 @@ def _missing(ref: str, path: str) -> NotFound:
 
 
 def _stat(ctx: Context, container: Container, ref: str, path: str) -> dict[str, Any]:
-    with mountview.root_of(container, ctx.snapshots) as fd, Root(fd) as root:
+    with mountview.root_of(ctx, container) as fd, Root(fd) as root:
         try:
             found = root.stat(path) if path.endswith(("/", "/.")) else root.lstat(path)
             link = ""
@@ -143,7 +143,7 @@ async def get(ctx: Context, ref: str, path: str) -> tuple[dict[str, Any], AsyncI
     name = "." if path.endswith("/.") else posixpath.basename(posixpath.normpath(path)) or "/"
 
     def write(out: BinaryIO) -> None:
-        with mountview.root_of(container, ctx.snapshots) as fd:
+        with mountview.root_of(ctx, container) as fd:
             create(out, fd, path, name="" if name == "." else name)
 
     ctx.publish(container, "archive-path")
@@ -191,7 +191,7 @@ def _check_writable(container: Container, path: str) -> None:
 def _unpack(
     ctx: Context, container: Container, ref: str, path: str, source: Readable, options: ExtractOptions
 ) -> None:
-    with mountview.root_of(container, ctx.snapshots, writable=True) as fd:
+    with mountview.root_of(ctx, container, writable=True) as fd:
         with Root(fd) as root:
             try:
                 found = root.stat(path)

@@ -1,18 +1,20 @@
 """The few mounts that must be on the host while a container runs; each is named after its container.
 
-A shareable /dev/shm, so that others can join it; and the root of a container of a foreign runtime, which
-(unlike pyd's own) cannot mount the overlay in the container's namespace. `reconcile` drops what is left.
+A shareable /dev/shm, so that others can join it; the root of a container of a foreign runtime, which
+(unlike pyd's own) cannot mount the overlay in the container's namespace; what volumemounts.py has. `reconcile`
+drops what is left.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-from pathlib import Path
 
-from daemon.containers import rootview
+from daemon.containers import rootview, volumemounts
 from daemon.containers.context import Context
 from daemon.containers.model import Container
 from daemon.containers.surroundings import foreign_root, shm_dir
+from daemon.containers.volumemounts import unmount
 from daemon.runtime import syscalls
 
 
@@ -22,6 +24,7 @@ def prepare(ctx: Context, container: Container, *, foreign: bool) -> None:
         _mount_shm(ctx, container)
     if foreign:
         _mount_root(ctx, container)
+    volumemounts.prepare(ctx, container)
 
 
 def _mount_shm(ctx: Context, container: Container) -> None:
@@ -51,13 +54,15 @@ def drop(ctx: Context, container: Container) -> None:
     """Blocking. Idempotent; costs two stats for a container that has none."""
     unmount(shm_dir(container, ctx.config))
     unmount(foreign_root(container, ctx.config))
+    volumemounts.drop(ctx, container)
 
 
-def unmount(directory: Path) -> None:
-    if directory.exists():
-        if os.path.ismount(directory):
-            syscalls.umount2(os.fsencode(directory), syscalls.MNT_DETACH)
-        directory.rmdir()
+async def leave(ctx: Context, container: Container) -> None:
+    """`drop`, in a thread where it may take its time: unmounting waits for a disk or another machine."""
+    if volumemounts.on_host(ctx, container):
+        await asyncio.to_thread(drop, ctx, container)
+    else:
+        drop(ctx, container)
 
 
 def sweep(ctx: Context) -> None:
@@ -67,3 +72,4 @@ def sweep(ctx: Context) -> None:
             owner = ctx.registry.by_id(directory.name)
             if owner is None or not owner.state.alive:
                 unmount(directory)
+    volumemounts.sweep(ctx)

@@ -136,6 +136,8 @@ def parse_mount(mount: Mount) -> MountPoint:
         point.options = _tmpfs_options(mount)
     elif not source:
         raise refuse("field Source must not be empty")
+    else:
+        point.subpath = (mount.get("ImageOptions") or {}).get("Subpath") or ""
     return point
 
 

@@ -9,39 +9,49 @@ opened with RESOLVE_IN_ROOT, so that a symlink in the container cannot lead a mo
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
-from daemon.containers import rootview
+from daemon.containers import rootview, volumemounts
+from daemon.containers.context import Context
 from daemon.containers.model import Container, MountPoint
 from daemon.runtime import inroot, syscalls
-from storage.snapshots import OverlayMount, Snapshotter
 
 
 @contextmanager
-def root_of(container: Container, snapshots: Snapshotter, *, writable: bool = False) -> Iterator[int]:
+def root_of(ctx: Context, container: Container, *, writable: bool = False) -> Iterator[int]:
     """As `rootview.root_of`, with mounts. Blocking: use it in a thread."""
-    points = [p for p in container.mounts if p.type in ("bind", "volume") and os.path.lexists(p.source)]
-    if not points or (container.state.alive and container.state.pid):
-        with rootview.root_of(container, snapshots, writable=writable) as fd:
+    if not container.mounts or (container.state.alive and container.state.pid):
+        with rootview.root_of(container, ctx.snapshots, writable=writable) as fd:
             yield fd
         return
-    view = _View(snapshots.overlay(container.id), points, writable)
-    view.start()
-    try:
+    with ExitStack() as held:
+        user = f"files {secrets.token_hex(8)}"
+        for point in container.mounts:
+            if point.type == "volume":
+                held.callback(ctx.volumes.let_go, point.name, user)
+                ctx.volumes.hold(point.name, user)
+        view = _View(ctx, container, _shown(container.mounts), writable)
+        view.start()
+        held.callback(view.leave)
         yield view.root()
-    finally:
-        view.leave()
+
+
+def _shown(points: list[MountPoint]) -> list[MountPoint]:
+    """Not tmpfs, which is each start's own, and not what a start would make on the host."""
+    return [p for p in points if p.type == "image" or (p.type != "tmpfs" and os.path.lexists(p.source))]
 
 
 class _View(threading.Thread):
     """Holds the mount namespace from `start` to `leave`."""
 
-    def __init__(self, tree: OverlayMount, points: list[MountPoint], writable: bool) -> None:
+    def __init__(self, ctx: Context, container: Container, points: list[MountPoint], writable: bool) -> None:
         super().__init__(name="mount view", daemon=True)
-        self._tree, self._points, self._writable = tree, points, writable
+        self._ctx, self._tree = ctx, ctx.snapshots.overlay(container.id)
+        self._points, self._writable = points, writable
         self._made, self._done = threading.Event(), threading.Event()
         self._fd = -1
         self._error: BaseException | None = None
@@ -70,7 +80,7 @@ class _View(threading.Thread):
     def _make(self) -> int:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(None, b"/", None, syscalls.MS_REC | syscalls.MS_SLAVE, None)
-        sources = [_source(point) for point in self._points]
+        sources = [self._source(point) for point in self._points]
         try:
             root = self._mounted_root()
             for point, source in zip(self._points, sources, strict=True):
@@ -82,6 +92,22 @@ class _View(threading.Thread):
             for source in sources:
                 os.close(source)
 
+    def _source(self, point: MountPoint) -> int:
+        if point.type != "image":
+            return _bound(point)
+        tree = volumemounts.image_tree(self._ctx, point)
+        if not point.subpath:
+            return tree
+        _over(tree, str(self._ctx.config.exec_root))  # what is attached nowhere cannot be cloned in part
+        try:
+            below = inroot.open_path(tree, point.subpath)
+            try:
+                return syscalls.open_tree(below, b"", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
+            finally:
+                os.close(below)
+        finally:
+            os.close(tree)
+
     def _mounted_root(self) -> int:
         """The tree, mounted over a directory of its own: only a mount in a namespace takes mounts."""
         place = self._tree.plain or self._tree.upper
@@ -90,9 +116,7 @@ class _View(threading.Thread):
             tree = syscalls.open_tree(syscalls.AT_FDCWD, os.fsencode(place), syscalls.OPEN_TREE_CLONE)
         else:
             tree = rootview.open_tree(self._tree, writable=self._writable or self._lacks_points())
-        over = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        _move(tree, over)
-        os.close(over)
+        _over(tree, str(place))
         return tree
 
     def _lacks_points(self) -> bool:
@@ -108,7 +132,7 @@ class _View(threading.Thread):
         return False
 
 
-def _source(point: MountPoint) -> int:
+def _bound(point: MountPoint) -> int:
     flags = syscalls.OPEN_TREE_CLONE | (0 if point.non_recursive else syscalls.AT_RECURSIVE)
     if point.subpath:
         top = os.open(point.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -129,6 +153,12 @@ def _target(root: int, point: MountPoint, source: int) -> int:
     if stat.S_ISDIR(os.fstat(source).st_mode):
         return inroot.make_directory(root, point.destination)
     return inroot.make_file(root, point.destination)
+
+
+def _over(tree: int, place: str) -> None:
+    over = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    _move(tree, over)
+    os.close(over)
 
 
 def _move(tree: int, target: int) -> None:

@@ -25,6 +25,14 @@ async def volumes(ctx: Context, container: Container) -> None:
 
 
 def _copy_up(ctx: Context, container: Container, point: MountPoint) -> None:
+    ctx.volumes.hold(point.name, container.id)
+    try:
+        _fill(ctx, container, point)
+    finally:
+        ctx.volumes.let_go(point.name, container.id)
+
+
+def _fill(ctx: Context, container: Container, point: MountPoint) -> None:
     if os.listdir(point.source):
         return
     root = rootview.open_tree(ctx.snapshots.overlay(container.layers[0]), writable=False)

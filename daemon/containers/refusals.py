@@ -111,19 +111,19 @@ def _mount(mount: Mount) -> None:
         if other != kind and mount.get(name) is not None and kind in _OPTIONS:
             raise InvalidArgument(f'{name} must not be specified on mount type "{kind}"')
     if kind == "volume":
-        _subpath((mount.get("VolumeOptions") or {}).get("Subpath") or "")
-    if kind == "image" and (mount.get("ImageOptions") or {}).get("Subpath"):
-        raise InvalidArgument('invalid mount config for type "image": a subpath is not supported')
+        _subpath(kind, (mount.get("VolumeOptions") or {}).get("Subpath") or "")
+    if kind == "image":
+        _subpath(kind, (mount.get("ImageOptions") or {}).get("Subpath") or "")
     for option in (mount.get("TmpfsOptions") or {}).get("Options") or []:
         if not option or option[0] not in _TMPFS_FLAGS or len(option) != 1:
             shown = option[0] if option else ""
             raise InvalidArgument(f'invalid mount config for type "tmpfs": invalid option: {shown}')
 
 
-def _subpath(path: str) -> None:
+def _subpath(kind: str, path: str) -> None:
     if path.startswith("/") or ".." in path.split("/"):
         raise InvalidArgument(
-            'invalid mount config for type "volume": subpath must be a relative path within the volume'
+            f'invalid mount config for type "{kind}": subpath must be a relative path within the volume'
         )
 
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import shutil
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,8 @@ async def _look_around(ctx: Context, container: Container) -> Surroundings:
     identity = await ctx.users.identity(container, container.config.get("User") or "", groups)
     joined = joined_namespaces(container, ctx.registry, ctx.config)
     foreign = _runtime(ctx, container) is not None
-    if foreign or container.host.get("IpcMode") == "shareable":
-        await asyncio.to_thread(hostmounts.prepare, ctx, container, foreign=foreign)
+    if foreign or container.host.get("IpcMode") == "shareable" or volumemounts.on_host(ctx, container):
+        await _finished(asyncio.to_thread(hostmounts.prepare, ctx, container, foreign=foreign))
     root = ctx.snapshots.overlay(container.id)
     if foreign:
         root = OverlayMount((), foreign_root(container, ctx.config), None)
@@ -168,6 +169,16 @@ async def _look_around(ctx: Context, container: Container) -> Surroundings:
         linked=links.environment(container, ctx.registry),
         special=volumemounts.special(ctx, container),
     )
+
+
+async def _finished(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for a thread also when cancelled: what undoes its work must come after it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _write_etc(ctx: Context, container: Container, around: Surroundings) -> None:

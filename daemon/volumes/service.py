@@ -2,7 +2,7 @@
 
 A volume's record is written after its directory exists and dropped before the directory goes, so a
 kill in between leaves at most a directory without a record, which `start` removes when it is empty.
-Bind-like `local` options (type, o, device) are mounted where the container is set up, never on the host.
+What `local` options (type, o, device) name is mounted at the directory while somebody uses it (mounting.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 from daemon.clock import now_ns, rfc3339
 from daemon.labels import has_label
 from daemon.sizes import ram_in_bytes
+from daemon.volumes import mounting
+from daemon.volumes.mounting import Mounted
 from storage.errors import Conflict, InvalidArgument, NotFound
 from storage.records import Delete, Put, Records
 from storage.snapshots.quota import ProjectQuota
@@ -65,6 +67,7 @@ class Volumes:
         self.users: Callable[[str], list[str]] = lambda name: []
         """IDs of the containers that mount a volume; the engine sets it."""
         self._quota: ProjectQuota | None = None
+        self._mounted = Mounted()
 
     async def start(self) -> None:
         self._root.mkdir(mode=0o701, parents=True, exist_ok=True)
@@ -83,6 +86,25 @@ class Volumes:
                         path.rmdir()
                     except OSError:  # holds data: whose, nobody knows; never delete what may be wanted
                         break
+
+    def hold(self, name: str, user: str) -> None:
+        """The volume's file system is there from now on until `let_go`. Blocking. Raises NotFound, Internal."""
+        volume = self.get(name)
+        self._mounted.hold(volume.mountpoint, volume.options, user)
+
+    def adopt(self, name: str, user: str) -> None:
+        """A container of an earlier daemon's uses the volume."""
+        volume = self.get(name)
+        self._mounted.adopt(volume.mountpoint, volume.options, user)
+
+    def let_go(self, name: str, user: str) -> None:
+        """Blocking, idempotent; a volume that is gone has no file system any more."""
+        if volume := self._volumes.get(name):
+            self._mounted.let_go(volume.mountpoint, user)
+
+    def sweep_mounts(self) -> None:
+        """Blocking. Unmount what no container has, after all that run were adopted."""
+        self._mounted.sweep(v.mountpoint for v in self.all() if mounting.needed(v.options))
 
     def get(self, name: str) -> Volume:
         try:
@@ -174,6 +196,7 @@ class Volumes:
         self._publish("volume", "destroy", name, {"driver": "local"})
 
     def _delete(self, volume: Volume) -> None:
+        self._mounted.sweep([volume.mountpoint])
         project = self._quota.limited(volume.mountpoint) if self._quota else 0
         shutil.rmtree(Path(volume.mountpoint).parent, ignore_errors=True)
         if self._quota:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from daemon.volumes.mounting import is_mounted
 from tests.system.host import Host
 from tests.system.parity.client import ask
 
@@ -100,6 +103,31 @@ def test_an_image_is_mounted_read_only(engine: Engine) -> None:
     assert "Read-only file system" in said
 
 
+@pytest.mark.parametrize(("part", "shows"), [("bin", "busybox"), ("etc/passwd", "/image")])
+def test_a_part_of_an_image(engine: Engine, host: Host, part: str, shows: str) -> None:
+    asked = mount(Type="image", Source="busybox", Target="/image", ImageOptions={"Subpath": part})
+    engine.create("fields", "ls /image; touch /image/x /image", asked)
+    result = host.try_docker("start", "-a", "fields")
+    assert shows in result.stdout.decode().split()
+    assert b"Read-only file system" in result.stderr or b"Not a directory" in result.stderr
+    status, _ = engine.archive("GET", "fields", "/image/busybox" if part == "bin" else "/image")
+    assert status == 200  # it does not run
+    assert engine.archive("PUT", "fields", "/image", b"")[0] == 400
+    host.docker("rm", "fields")
+    assert list((host.exec_root / "images").iterdir()) == []
+
+
+def test_no_part_of_an_image(engine: Engine, host: Host) -> None:
+    asked = mount(Type="image", Source="busybox", Target="/image", ImageOptions={"Subpath": "no/such"})
+    assert "no such file or directory" in engine.output("true", asked)
+    asked["Mounts"][0]["ImageOptions"]["Subpath"] = "../up"
+    status, answer = host.curl("POST", "/containers/create", {"Image": "busybox", "HostConfig": asked})
+    assert (status, answer["message"]) == (
+        400,
+        'invalid mount config for type "image": subpath must be a relative path within the volume',
+    )
+
+
 def test_an_image_in_use_by_a_mount_stays(engine: Engine, host: Host) -> None:
     host.docker("import", "--message", "mounted", str(_small_tar(host)), "field-image")
     engine.create("fields", "cat /image/hello", mount(Type="image", Source="field-image", Target="/image"))
@@ -141,6 +169,61 @@ def test_options_of_a_local_volume_say_what_is_mounted(engine: Engine, host: Hos
     assert "size=1024k" in said
     assert said.endswith("700\n")
     host.docker("volume", "rm", "field-tmp")
+
+
+@pytest.fixture
+def memory(host: Host) -> Iterator[str]:
+    """A tmpfs volume; what it holds is gone when nobody uses it."""
+    options = ("type=tmpfs", "device=tmpfs", "o=size=1m")
+    host.docker("volume", "create", *(word for option in options for word in ("-o", option)), "field-memory")
+    yield "field-memory"
+    host.docker("volume", "rm", "field-memory")
+
+
+def test_a_tmpfs_volume_is_one_for_all_that_use_it(engine: Engine, host: Host, memory: str) -> None:
+    binds = {"Binds": [f"{memory}:/t"]}
+    place = json.loads(host.docker("volume", "inspect", memory))[0]["Mountpoint"]
+    for name in ("first", "second"):
+        engine.create(name, f"echo {name} > /t/{name}; exec sleep 100", binds)
+        host.docker("start", name)
+    host.docker("exec", "second", "sh", "-c", "until [ -e /t/first -a -e /t/second ]; do sleep 0.02; done")
+    assert sorted(os.listdir(place)) == ["first", "second"]
+    assert engine.output("ls /t", binds) == "first\nsecond\n"
+    engine.create("third", "true", binds)
+    assert engine.get("third", "/t/first") == "first\n"  # a stopped one shows what the others have
+    engine.put("third", "/t", "put", "into it\n")
+    assert host.docker("exec", "first", "cat", "/t/put") == "into it\n"
+    host.docker("kill", "first")
+    assert host.docker("exec", "second", "ls", "/t") == "first\nput\nsecond\n"
+    host.docker("kill", "second")
+    assert not is_mounted(place)
+    assert engine.archive("GET", "third", "/t/first")[0] == 404
+    assert not is_mounted(place)
+    host.docker("rm", "first", "second", "third")
+
+
+def test_a_subpath_of_a_volume_with_options(engine: Engine, host: Host, memory: str) -> None:
+    engine.create(
+        "keeper", "mkdir /t/sub; echo in > /t/sub/file; exec sleep 100", {"Binds": [f"{memory}:/t"]}
+    )
+    host.docker("start", "keeper")
+    host.docker("exec", "keeper", "sh", "-c", "until [ -e /t/sub/file ]; do sleep 0.02; done")
+    sub = mount(Type="volume", Source=memory, Target="/s", VolumeOptions={"Subpath": "sub"})
+    assert engine.output("cat /s/file", sub) == "in\n"
+    host.docker("rm", "-f", "keeper")
+
+
+def test_what_a_volume_names_cannot_be_mounted(engine: Engine, host: Host) -> None:
+    for option, said in (("o=size=banana", "invalid argument"), ("type=nosuchfs", "no such device")):
+        words = ["type=tmpfs", "device=tmpfs", option]
+        host.docker("volume", "create", *(word for each in words for word in ("-o", each)), "field-bad")
+        body = {"Image": "busybox", "HostConfig": {"Binds": ["field-bad:/t"]}}
+        status, answer = host.curl("POST", "/containers/create", body)
+        assert status == 500
+        assert "error while mounting volume" in answer["message"]
+        assert "failed to mount local volume" in answer["message"]
+        assert answer["message"].endswith(said)
+        host.docker("volume", "rm", "field-bad")
 
 
 def test_a_local_volume_may_be_a_directory_of_the_host(engine: Engine, host: Host, tmp_path: Path) -> None:
@@ -309,6 +392,22 @@ def test_archives_reach_the_volumes_of_a_stopped_container(
     engine.host.docker("rm", "fields")
 
 
+def test_archives_show_images_and_directories_that_volumes_name(
+    engine: Engine, host: Host, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("of the host\n")
+    options = ["type=none", "o=bind", f"device={tmp_path}"]
+    host.docker("volume", "create", *(word for option in options for word in ("-o", option)), "field-bound")
+    image = {"Type": "image", "Source": "busybox", "Target": "/image"}
+    engine.create("fields", "true", {"Binds": ["field-bound:/b"], "Mounts": [image]})
+    assert engine.get("fields", "/b/file") == "of the host\n"
+    engine.put("fields", "/b", "more", "put\n")
+    assert (tmp_path / "more").read_text() == "put\n"
+    assert "root" in engine.get("fields", "/image/etc/passwd")
+    host.docker("rm", "fields")
+    host.docker("volume", "rm", "field-bound")
+
+
 def test_archives_of_a_stopped_container_leave_no_mount(engine: Engine, volume: str) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     engine.create("fields", "true", {"Binds": [f"{volume}:/v"]})
@@ -348,3 +447,23 @@ def test_changes_and_commits_are_the_containers_own(engine: Engine, host: Host) 
             names = {name.removeprefix("./").rstrip("/") for name in tar.getnames()}
     assert "mine" in names
     assert not names & {".dockerenv", "dev", "proc", "sys", "etc/hosts", "etc/resolv.conf", "etc/hostname"}
+
+
+def test_a_volumes_file_system_after_the_daemon_was_killed(own_host: Host) -> None:
+    host = own_host
+    options = ("type=tmpfs", "device=tmpfs")
+    host.docker("volume", "create", *(word for option in options for word in ("-o", option)), "memory")
+    place = host.data_root / "volumes" / "memory" / "_data"
+    for name in ("stays", "goes"):
+        host.docker("run", "-d", "--name", name, "-v", "memory:/t", "busybox", "sleep", "1000")
+    host.docker("exec", "stays", "touch", "/t/file")
+    pids = {name: host.inspect(name)["State"]["Pid"] for name in ("stays", "goes")}
+    host.kill()
+    os.kill(pids["goes"], signal.SIGKILL)
+    host.start()
+    assert os.listdir(place) == ["file"]  # one still has it
+    host.kill()
+    os.kill(pids["stays"], signal.SIGKILL)
+    host.start()
+    assert not is_mounted(place)
+    host.docker("rm", "stays", "goes")
