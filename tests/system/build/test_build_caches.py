@@ -16,7 +16,8 @@ def test_local_images_are_caches_for_the_classic_door(builder: Builder) -> None:
     """What was pulled, say: the history reads the same, the layers are the same."""
     name = os.urandom(4).hex()
     files = {
-        "Dockerfile": f"FROM busybox\nENV n={name}\nCOPY f /f\nRUN date +%N > /t\nRUN cat /t /f > /u\nCOPY g /g\n",
+        "Dockerfile": f"FROM busybox\nENV n={name}\nCOPY f /f\nRUN cat /proc/sys/kernel/random/uuid > /t\n"
+        "RUN cat /t /f > /u\nCOPY g /g\n",
         "f": name,
         "g": "1",
     }
@@ -40,8 +41,8 @@ def test_local_images_are_caches_for_the_classic_door(builder: Builder) -> None:
 def test_an_inline_cache_knows_copies_and_stages(builder: Builder) -> None:
     name = os.urandom(4).hex()
     files = {
-        "Dockerfile": f"FROM busybox AS one\nCOPY f /f\nRUN date +%N > /t; echo {name}\n"
-        "FROM busybox\nCOPY --from=one /t /t\nRUN date +%N > /u\n",
+        "Dockerfile": f"FROM busybox AS one\nCOPY f /f\nRUN cat /proc/sys/kernel/random/uuid > /t; echo {name}\n"
+        "FROM busybox\nCOPY --from=one /t /t\nRUN cat /proc/sys/kernel/random/uuid > /u\n",
         "f": name,
     }
     builder.build(files, "-t", "inline:1", "--build-arg", "BUILDKIT_INLINE_CACHE=1")
