@@ -173,7 +173,10 @@ class Engine:
             self.ctx.publish(container, "exec_detach" if exec_id else "detach", **action)
 
     def _on_resync(self, states: dict[str, RuntimeState]) -> None:
-        self.ctx.spawn(reconcile(self.ctx, states), "reconcile")
+        self.ctx.spawn(self._resync(states), "reconcile")
+
+    async def _resync(self, states: dict[str, RuntimeState]) -> None:
+        await reconcile(self.ctx, await self.builds.adopt(states))
 
     # -- who uses what
 

@@ -92,6 +92,8 @@ class Bench:
     """Steps under way by cache key: an equal one waits for it."""
     exits: dict[str, asyncio.Future[tuple[int, bool]]] = field(default_factory=dict)
     """RUN processes by container ID: (status, killed for memory)."""
+    started: set[str] = field(default_factory=set)
+    """Those whose start the supervisor has acknowledged."""
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
     digests: dict[tuple[Any, ...], str] = field(default_factory=dict)
     """Content digests within layers, which never change."""

@@ -155,6 +155,7 @@ async def _execute(process: _Process, parent: Result, progress: Progress) -> tup
             tty=False,
             netns_fd=attachment.netns_fd,
         )
+        bench.started.add(process.id)
         status = await asyncio.shield(ended)  # or cancelling us would make it look ended
         await asyncio.wait_for(reading, timeout=10)
         return status
@@ -165,6 +166,7 @@ async def _execute(process: _Process, parent: Result, progress: Progress) -> tup
     finally:
         await asyncio.shield(_end(process, ended, started=started))
         bench.exits.pop(process.id, None)
+        bench.started.discard(process.id)
         if reading is not None:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from daemon.build.session.sessions import Sessions
     from daemon.containers.context import Context
     from daemon.images.store import ImageStore
-    from daemon.runtime.client import ExitEvent
+    from daemon.runtime.client import ExitEvent, RuntimeState
     from storage.records import Records
 
+UNKNOWN_EXIT = 255
 _WORKING, _REMOVED = "build-", "removed-build-"
 COLLECT_AFTER = 60.0
 """Seconds after a build before the cache is looked at for what is too old or too much."""
@@ -78,6 +79,27 @@ class Builds:
         if not waiting.done():
             waiting.set_result((event.status, event.oom_killed))
         return True
+
+    async def adopt(self, states: dict[str, RuntimeState]) -> dict[str, RuntimeState]:
+        """After the supervisor was replaced: steps that run go on, those that ended meanwhile end now.
+
+        Returns the states that are none of ours.
+        """
+        bench = self._bench
+        if bench is None:
+            return states
+        if bench.started - states.keys():  # they may have been started since we were told
+            fresh = await self._ctx.runtime.states()
+            states = states | {id: fresh[id] for id in bench.started & fresh.keys()}
+        for id in tuple(bench.started):
+            waiting, state = bench.exits.get(id), states.get(id)
+            if waiting is None or waiting.done():
+                continue
+            if state is None:
+                waiting.set_result((UNKNOWN_EXIT, False))
+            elif state.exit_status is not None:
+                waiting.set_result((state.exit_status, state.oom_killed))
+        return {id: state for id, state in states.items() if id not in bench.exits}
 
     def bench(self) -> Bench:
         """What all builds share; made when first needed."""
