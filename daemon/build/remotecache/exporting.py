@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from daemon.build.bench import Bench, Job, Result
+from daemon.build.export.layers import Layers
+from daemon.build.export.options import Compression
 from daemon.build.outcome import Outcome
 from daemon.build.remotecache import config
 from daemon.build.remotecache.config import Writer
@@ -93,7 +95,12 @@ async def _export(
         try:
             with progress.status("preparing build cache for export"):
                 writer = collect(bench, job)
-                layers = await _offered(bench, job, outcome, target, all=export.all)
+                results = [made.result for made in outcome.made]
+                if export.all:
+                    results += job.known.values()
+                layers = await _offered(bench, job, results, target)
+                if export.compression:
+                    layers |= await _compressed(bench, job, results, export)
                 blobs = {diff_id: layer.digest for diff_id, layer in layers.items()}
                 document, order = writer.document(blobs.get)
             if not order:
@@ -122,13 +129,24 @@ async def _target(bench: Bench, job: Job, export: Export) -> tuple[Target, Any]:
 # -- layers
 
 
+async def _compressed(
+    bench: Bench, job: Job, results: Sequence[Result], export: Export
+) -> dict[str, Descriptor]:
+    """Those that are here, as they are to be compressed."""
+    layers = Layers(bench, job, bench.ctx.images.registries.worker)
+    wanted = Compression(export.compression, export.level, export.force)
+    found: dict[str, Descriptor] = {}
+    for result in results:
+        if all(_stored(bench, job, diff_id) for diff_id in result.diff_ids):
+            for layer in await layers.compressed(layers.of(result), wanted):
+                found[layer.made.diff_id] = layer.descriptor
+    return found
+
+
 async def _offered(
-    bench: Bench, job: Job, outcome: Outcome, target: Target, *, all: bool
+    bench: Bench, job: Job, results: Sequence[Result], target: Target
 ) -> dict[str, Descriptor]:
     """Diff IDs to blobs that are here or at the target."""
-    results = [made.result for made in outcome.made]
-    if all:
-        results += job.known.values()
     found: dict[str, Descriptor] = {}
     for result in results:
         for diff_id in result.diff_ids:

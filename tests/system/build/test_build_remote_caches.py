@@ -90,6 +90,7 @@ def test_a_local_cache(buildx: Buildx, other: Buildx, tmp_path: Path) -> None:
     said = other.build(made, "-t", "local:1", "--cache-from", f"type=local,src={place}")
     assert ran(said) == []
     same(buildx, other, "local:1")
+    assert len(ran(other.build(made, "-t", "local:1"))) >= 5, "what a cache claims is nobody else's"
 
 
 def test_an_inline_cache(buildx: Buildx, other: Buildx, registry: str) -> None:
@@ -101,13 +102,21 @@ def test_an_inline_cache(buildx: Buildx, other: Buildx, registry: str) -> None:
     same(buildx, other, ref)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
-    "options", ["oci-mediatypes=false", "image-manifest=false", "compression=zstd,force-compression=true"]
+    ("options", "words"),
+    [
+        ("oci-mediatypes=false", "application/vnd.docker.distribution.manifest.list.v2+json"),
+        ("image-manifest=false", "application/vnd.oci.image.index.v1+json"),
+        ("compression=zstd,force-compression=true", "application/vnd.oci.image.layer.v1.tar+zstd"),
+    ],
 )
-def test_kinds_of_documents(buildx: Buildx, other: Buildx, registry: str, options: str) -> None:
-    made, ref = files(), f"{registry}/kinds:{os.urandom(4).hex()}"
-    buildx.build(made, "--cache-to", f"type=registry,ref={ref},mode=max,{options}")
-    assert ran(other.build(made, "--cache-from", ref)) == []
+def test_kinds_of_documents(buildx: Buildx, other: Buildx, tmp_path: Path, options: str, words: str) -> None:
+    made, place = files(), tmp_path / "cache"
+    buildx.build(made, "--cache-to", f"type=local,dest={place},mode=max,{options}")
+    cache = Directory(place)
+    assert words in cache.blob(cache.index["manifests"][0]["digest"]).read_text()
+    assert ran(other.build(made, "--cache-from", f"type=local,src={place}")) == []
 
 
 def test_a_cache_is_handed_on(buildx: Buildx, other: Buildx, registry: str) -> None:
@@ -117,13 +126,6 @@ def test_a_cache_is_handed_on(buildx: Buildx, other: Buildx, registry: str) -> N
     other.build(made, "--cache-from", first, "--cache-to", f"type=registry,ref={second},mode=max")
     assert other.host.curl("POST", "/build/prune?all=1")[0] == 200
     assert ran(other.build(made, "--cache-from", second)) == []
-
-
-def test_what_an_import_claims_is_not_kept(buildx: Buildx, other: Buildx, registry: str) -> None:
-    made, ref = files(), f"{registry}/claims:1"
-    buildx.build(made, "--cache-to", f"type=registry,ref={ref},mode=max")
-    assert ran(other.build(made, "-t", "claims:1", "--cache-from", ref)) == []
-    assert len(ran(other.build(made, "-t", "claims:1"))) >= 5
 
 
 def test_caches_that_can_not_be_had(buildx: Buildx, registry: str, tmp_path: Path) -> None:
@@ -145,7 +147,8 @@ class Directory:
         self.place = place
         self.index = json.loads((place / "index.json").read_text())
         self.manifest = json.loads(self.blob(self.index["manifests"][0]["digest"]).read_bytes())
-        self.config = json.loads(self.blob(self.manifest["config"]["digest"]).read_bytes())
+        head = self.manifest.get("config") or self.manifest["manifests"][-1]
+        self.config = json.loads(self.blob(head["digest"]).read_bytes())
 
     def blob(self, digest: str) -> Path:
         return self.place / "blobs/sha256" / digest.partition(":")[2]
