@@ -172,8 +172,8 @@ class History:
         del self._records[past.ref]
         self._logs.pop(past.ref, None)
         if _NAME.fullmatch(past.ref):
-            for suffix in ("json", "log"):
-                (self._directory / f"{past.ref}.{suffix}").unlink(missing_ok=True)
+            paths = [self._directory / f"{past.ref}.{suffix}" for suffix in ("json", "log")]
+            self._later(asyncio.to_thread(_unlink, paths))
         self._tell(DELETED, past)
 
     def _known(self, ref: str) -> Past:
@@ -223,6 +223,11 @@ class History:
     def _tell(self, event: str, past: Past) -> None:
         for queue in self._listeners:
             queue.put_nowait((event, past))
+
+
+def _unlink(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _split(log: bytes) -> Iterator[bytes]:
