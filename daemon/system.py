@@ -112,7 +112,11 @@ class System:
             **self._counts(),
             "Images": len(engine.images.images()),
             "Driver": "overlay2",
-            "DriverStatus": [["Backing Filesystem", self._backing], ["Supports d_type", "true"]],
+            "DriverStatus": [
+                ["Backing Filesystem", self._backing],
+                ["Supports d_type", "true"],
+                ["driver-type", "io.containerd.snapshotter.v1"],  # indexes, attestations, archives of builds
+            ],
             "Plugins": {
                 "Volume": ["local"],
                 "Network": ["bridge", "host", "null"],
