@@ -97,6 +97,16 @@ def _pools(value: Any) -> tuple[tuple[str, int], ...]:
     return tuple(pools)
 
 
+def _entitlements(value: Any) -> frozenset[str]:
+    """`{"entitlements": {"network-host": true, "security-insecure": false}}`, dockerd's defaults; JSON as a flag."""
+    given = value if isinstance(value, dict) else json.loads(value)
+    wanted = {"network-host": True, "security-insecure": False, **given.get("entitlements", {})}
+    unknown = wanted.keys() - {"network-host", "security-insecure"}
+    if unknown:
+        raise ValueError(f"unknown entitlement {min(unknown)}")
+    return frozenset(name.replace("-", ".", 1) for name, on in wanted.items() if _bool(on))
+
+
 def _bytes(value: Any) -> int:
     """A number of bytes, with docker's suffixes b, k, m, g."""
     text = str(value).strip().lower().removesuffix("b")
@@ -158,6 +168,9 @@ OPTIONS = (
     Option("cgroup_parent", "cgroup-parent", _text),
     Option("max_concurrent_downloads", "max-concurrent-downloads", _int),
     Option("max_concurrent_uploads", "max-concurrent-uploads", _int),
+    Option(
+        "builder_entitlements", "builder", _entitlements, help="what steps of builds may ask for, as JSON"
+    ),
     Option("shutdown_timeout", "shutdown-timeout", _int),
     Option("live_restore", "live-restore", _bool, help="default true; =false stops containers at the end"),
     Option("seccomp_profile", "seccomp-profile", _path),

@@ -56,6 +56,8 @@ class DaemonConfig:
     shutdown_timeout: int = 15
     live_restore: bool = True
     """False stops all containers when the daemon is told to end, as dockerd does unless asked otherwise."""
+    builder_entitlements: frozenset[str] = frozenset(("network.host",))
+    """What steps of builds may have when their users ask for it: network.host, security.insecure."""
     seccomp_profile: Path | None = None
     no_new_privileges: bool = False
     tls: bool = False

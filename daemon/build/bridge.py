@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from daemon.build.bench import Bench, Job, Result
+from daemon.build.entitlements import granted
 from daemon.build.graph import Output
 from daemon.build.outcome import BuildRecord, Made, Outcome, SourceUsed
 from daemon.build.solve import Solver
@@ -115,7 +116,7 @@ class Bridge:
         self._bench, self._ctx, self.order = bench, ctx, order
         ident = secrets.token_hex(8)
         self.job = Job(ident, bench.spool / f"build-{ident}", bench.store.lease())
-        self.job.entitlements = order.entitlements
+        self.job.entitlements = granted(order.entitlements, ctx.config.builder_entitlements)
         self._refs: dict[str, Ref] = {}
         self._known: Known = {}
         self._returned: asyncio.Future[FrontResult] = asyncio.get_running_loop().create_future()

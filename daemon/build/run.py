@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from daemon.build import runmounts
+from daemon.build import entitlements, runmounts
 from daemon.build.bench import Bench, Job, Result
 from daemon.build.graph import Exec
 from daemon.build.steps import Progress
@@ -35,11 +35,9 @@ from daemon.containers.spec.users import Identity
 from daemon.containers.wire import Config, EndpointSettings, HostConfig
 from daemon.network.model import AttachRequest
 from daemon.runtime.client import LaunchFailed, NotRunning, RuntimeCallError
-from storage.errors import Forbidden, Internal, InvalidArgument
+from storage.errors import Internal, InvalidArgument
 
 HOSTNAME = "buildkitsandbox"
-INSECURE, HOST_NETWORK = "security.insecure", "network.host"
-"""Entitlements (BuildKit util/entitlements)."""
 _FRAME = struct.Struct(">BxxxL")
 STUBS = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
 
@@ -92,7 +90,8 @@ async def run(
     `outputs`: active snapshots of the mounts that are the step's outputs, by their numbers. ProcessFailed when it
     ends with a status that is not among the valid ones. Cancelling kills it; nothing is left either way.
     """
-    check(operation, job)
+    held = job.entitlements | ({entitlements.NETWORK_HOST} if job.limits.host_network else frozenset())
+    entitlements.check(operation, held)
     process = _Process(bench, job, operation, key)
     process.directory.mkdir()
     try:
@@ -107,15 +106,6 @@ async def run(
         progress_reason = "exit code: 137 (out of memory)" if killed else ""
         raise ProcessFailed(operation.args, status, progress_reason)
     return [*STUBS, *process.mounted.targets]
-
-
-def check(operation: Exec, job: Job) -> None:
-    """Forbidden, in BuildKit's words, for what takes the user's own consent (--allow)."""
-    if operation.security == "insecure" and INSECURE not in job.entitlements:
-        raise Forbidden(f"{INSECURE} is not allowed")
-    allowed = job.limits.host_network or HOST_NETWORK in job.entitlements
-    if operation.network == "host" and not allowed:
-        raise Forbidden(f"{HOST_NETWORK} is not allowed")
 
 
 async def _clean(process: _Process) -> None:

@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.build.plugins import Buildx
+from tests.system.conftest import load_busybox
 from tests.system.host import Host
 
 BINFMT = "/proc/sys/fs/binfmt_misc"
@@ -188,11 +190,28 @@ def test_entitlements(buildx: Buildx) -> None:
     said = buildx.attempt(host_network)
     assert said.returncode != 0 and b"network.host is not allowed" in said.stderr
     buildx.build(host_network, "--allow", "network.host")
-    insecure = {
-        "Dockerfile": "FROM busybox\nRUN --security=insecure mount -t tmpfs none /mnt 2>&1 || mkdir /no\n"
-    }
-    said = buildx.attempt(insecure)
+    said = buildx.attempt(INSECURE)
     assert said.returncode != 0 and b"security.insecure is not allowed" in said.stderr
+    said = buildx.attempt(INSECURE, "--allow", "security.insecure")
+    refusal = b"granting entitlement security.insecure is not allowed by build daemon configuration"
+    assert said.returncode != 0 and refusal in said.stderr
+
+
+INSECURE: dict[str, str | bytes] = {
+    "Dockerfile": "FROM busybox\nRUN --security=insecure mkdir /mnt && mount -t tmpfs none /mnt && umount /mnt\n"
+    "RUN ! mount -t tmpfs none /mnt\n"
+}
+
+
+def test_an_insecure_step_is_privileged_where_the_daemon_grants_it(busybox_tar: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="pyd-") as directory:
+        host = Host(Path(directory), "--builder", '{"entitlements": {"security-insecure": true}}')
+        host.start()
+        try:
+            load_busybox(host, busybox_tar)
+            Buildx(host, tmp_path).build(INSECURE, "--allow", "security.insecure")
+        finally:
+            host.undo()
 
 
 # -- layers of their own
