@@ -415,7 +415,7 @@ class Dispatch:
 
     def _shown(self, command: ins.Copy | ins.Add, sources: list[str]) -> str:
         """As written, variables expanded (instructions' String after Expand)."""
-        flags = []
+        flags = ["--parents"] if isinstance(command, ins.Copy) and command.parents else []
         if command.chown:
             flags.append(f"--chown={self._word(command.chown)}")
         if command.chmod:

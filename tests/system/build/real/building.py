@@ -79,7 +79,7 @@ class Door:
 
     def image(self, kind: Kind, base: Image | None, around: Surroundings, directory: Path) -> Image:
         """What the kind's image has beyond its base's, without what must differ."""
-        whole = saved(self.host, kind.tag, directory)
+        whole = saved(self.host, kind.tag, directory, base)
         return masked(whole.since(base) if base else whole, kind.varying, IGNORED, around.texts)
 
     def remove(self, *tags: str) -> None:

@@ -16,7 +16,7 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,9 @@ class _Inode:
 class Image:
     files: Files
     document: dict[str, Any]
+    layers: tuple[str, ...] = ()
+    """Its DiffIDs: what is built upon it need not read them again."""
+    inodes: Mapping[str, _Inode] = field(default_factory=dict, repr=False)
 
     def since(self, base: Image) -> Image:
         """What was made upon the base: other files, `gone` ones, later history."""
@@ -53,25 +56,30 @@ class Image:
         return Image(gone | changed, document)
 
 
-def saved(host: str, tag: str, directory: Path) -> Image:
-    """The image as `docker save` gives it: the sum of its layers, and its configuration without times."""
+def saved(host: str, tag: str, directory: Path, base: Image | None = None) -> Image:
+    """The image as `docker save` gives it: the sum of its layers, and its configuration without times.
+
+    `base` saves the reading of the layers that it has.
+    """
     archive = directory / "saved.tar"
     command = ["docker", "-H", host, "save", "-o", str(archive), tag]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    inodes: dict[str, _Inode] = {}
     try:
         with tarfile.open(archive) as outer:
             manifest = json.load(_member(outer, "manifest.json"))[0]
             document = json.load(_member(outer, manifest["Config"]))
-            for name in manifest["Layers"]:
+            layers = tuple(document["rootfs"].get("diff_ids") or ())
+            known = base.layers if base and layers[: len(base.layers)] == base.layers else ()
+            inodes = dict(base.inodes) if base and known else {}
+            for name in manifest["Layers"][len(known) :]:
                 with tarfile.open(fileobj=_member(outer, name)) as layer:
                     _apply(layer, inodes)
     finally:
         archive.unlink()
-    return Image(_lines(inodes), _timeless(document))
+    return Image(_lines(inodes), _timeless(document), layers, inodes)
 
 
-def _member(outer: tarfile.TarFile, name: str) -> Any:
+def _member(outer: tarfile.TarFile, name: str | tarfile.TarInfo) -> Any:
     file = outer.extractfile(name)
     assert file is not None, name
     return file

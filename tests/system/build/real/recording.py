@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.system import images
+from tests.system.build.plugins import plugins
 from tests.system.build.real import building, machine
 from tests.system.build.real.comparing import Image, only, saved
 from tests.system.build.real.kinds import BUSYBOX, DEBIAN, KINDS, Kind
@@ -52,11 +53,9 @@ def bring(host: str, busybox: Path, debian: str) -> dict[str, Image]:
 
 
 def client_config(directory: Path) -> Path:
-    """A client's directory with the plugins of the dockerd beside us."""
-    peers = Path(os.environ.get("PEERS", "/var/tmp/peers"))
+    """A client's directory with buildx and Compose."""
     directory.mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        (directory / "cli-plugins").symlink_to(peers / "usr/libexec/docker/cli-plugins")
+    (directory / "cli-plugins").symlink_to(plugins())
     return directory
 
 

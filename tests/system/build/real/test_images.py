@@ -20,41 +20,80 @@ from tests.system.build.real.kinds import KINDS, Kind
 from tests.system.build.real.running import CHECKS
 from tests.system.host import Host
 
+QUICK = [kind for kind in KINDS if kind.quick]
 CLASSIC = [kind for kind in KINDS if not kind.buildx]
-QUICK = [kind for kind in CLASSIC if not kind.base or "debian" not in kind.base]
+PEERS = [kind for kind in KINDS if not kind.peerless]
+Make = Callable[[Door, Kind], Image]
 
 
-def parameters(kinds: list[Kind]) -> list[object]:
-    marks = {kind.name: [pytest.mark.nightly] if kind.nightly else [] for kind in kinds}
-    return [pytest.param(kind, id=kind.name, marks=marks[kind.name]) for kind in kinds]
+def kinds(chosen: list[Kind], *, quick: bool) -> pytest.MarkDecorator:
+    """A test for each of them; with `quick` those that fetch packages wait for the night."""
+    night = [pytest.mark.nightly]
+    slow = {kind.name: kind.nightly or (quick and not kind.quick) for kind in chosen}
+    return pytest.mark.parametrize(
+        "kind", [pytest.param(kind, id=kind.name, marks=night if slow[kind.name] else []) for kind in chosen]
+    )
 
 
 @pytest.fixture
-def build(
-    ours: Engine, around: Surroundings, tmp_path: Path, host: Host
-) -> Iterator[Callable[[Door, Kind], Image]]:
+def make(ours: Engine, around: Surroundings, tmp_path: Path, host: Host) -> Iterator[Make]:
+    """Builds a kind here, and reads what it added to its base."""
     made: list[str] = []
 
-    def make(door: Door, kind: Kind) -> Image:
+    def build(door: Door, kind: Kind) -> Image:
         tree = building.checkout(kind, tmp_path)
         made.extend([kind.tag, *(tag for _, tag in kind.before)])
         door.build(kind, tree, around)
         return door.image(kind, ours.bases.get(kind.base or ""), around, tmp_path)
 
-    yield make
+    yield build
     if made:
         host.try_docker("rmi", "-f", *made)
 
 
-@pytest.mark.parametrize("kind", parameters(CLASSIC))
-def test_is_what_buildkit_made(
-    kind: Kind, ours: Engine, build: Callable[[Door, Kind], Image], host: Host
-) -> None:
-    image = build(building.pyd_door(ours.url), kind)
-    recorded = recording.read(kind)
-    found = only(image, kind.recorded)
-    lines = differences(found.files, recorded.files) + differences(found.document, recorded.document)
+def alike(kind: Kind, ours: Image, theirs: Image) -> None:
+    lines = differences(ours.files, theirs.files) + differences(ours.document, theirs.document)
     lines = [line for line in lines if line.partition(":")[0] not in kind.differs]
     assert not lines, "\n".join(lines)
+
+
+@kinds(list(KINDS), quick=False)
+def test_buildx_makes_what_buildkit_made(
+    kind: Kind, ours: Engine, make: Make, host: Host, client_config: Path
+) -> None:
+    image = make(building.buildx_door(ours.url, client_config), kind)
+    alike(kind, only(image, kind.recorded), recording.read(kind))
     if check := CHECKS.get(kind.name):
         check(host, kind.tag)
+
+
+@kinds(CLASSIC, quick=True)
+def test_the_classic_door_makes_the_same(kind: Kind, ours: Engine, make: Make) -> None:
+    image = make(building.pyd_door(ours.url), kind)
+    alike(kind, only(image, kind.recorded), recording.read(kind))
+
+
+@kinds(PEERS, quick=True)
+def test_a_buildkit_beside_us_makes_the_same(
+    kind: Kind,
+    ours: Engine,
+    theirs: Engine,
+    make: Make,
+    around: Surroundings,
+    tmp_path: Path,
+    client_config: Path,
+) -> None:
+    """Everything in the image, not only what is recorded; and what is recorded is what it still says."""
+    image = make(building.buildx_door(ours.url, client_config), kind)
+    door = building.buildx_door(theirs.url, client_config)
+    tree = tmp_path / kind.name
+    building.without_syntax(tree)
+    try:
+        door.build(kind, tree, around)
+        other = door.image(kind, theirs.bases.get(kind.base or ""), around, tmp_path)
+    finally:
+        door.remove(kind.tag, *(tag for _, tag in kind.before))
+    alike(kind, image, other)
+    recorded = recording.read(kind)
+    assert differences(only(other, kind.recorded).files, recorded.files) == []
+    assert differences(other.document, recorded.document) == []
