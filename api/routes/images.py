@@ -238,7 +238,8 @@ async def search(call: Call) -> Response:
 )
 async def history(call: Call) -> Response:
     """The steps that made an image."""
-    return answer(call.engine.images.history(call.path("name")))
+    platform = _platform(call, (1, 48))
+    return answer(call.engine.images.history(call.path("name"), platform))
 
 
 @operation(
@@ -251,7 +252,11 @@ async def history(call: Call) -> Response:
 )
 async def inspect(call: Call) -> Response:
     """All there is to know of an image."""
-    found = call.engine.images.inspect(call.path("name"))
+    found = await call.engine.images.inspect(
+        call.path("name"),
+        manifests=call.query.flag("manifests") and call.version >= (1, 48),
+        platform=_platform(call, (1, 49)),
+    )
     if call.version < (1, 48) and "Descriptor" in found:
         found = {key: value for key, value in found.items() if key != "Descriptor"}
     if call.version < (1, 50) and found.get("Config"):

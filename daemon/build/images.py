@@ -154,7 +154,7 @@ class Images:
         """By its name, or by its digest alone: what was local may have no name in a registry."""
         for text in (name.familiar, name.digest):
             with contextlib.suppress(NotFound):
-                image: Image | None = self.ctx.images.resolve(text) if text else None
+                image: Image | None = self.ctx.images.resolve(text, platform) if text else None
                 if image and (platform is None or platforms.satisfies(platform, image.config)):
                     return image
         return None

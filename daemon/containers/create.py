@@ -47,7 +47,7 @@ async def create(
     """
     asked: HostConfig = request.get("HostConfig") or HostConfig()
     config = Config(**{k: v for k, v in request.items() if k not in _NOT_CONFIG})  # type: ignore[typeddict-item]
-    image = _image(ctx, config)
+    image = _image(ctx, config, platform)
     if platform and image:
         _check_platform(image, config.get("Image", ""), platform)
     warnings = validate.check(config, asked, frozenset(CAPABILITIES))
@@ -82,11 +82,11 @@ async def create(
     return {"Id": container.id, "Warnings": warnings}
 
 
-def _image(ctx: Context, config: Config) -> Image | None:
+def _image(ctx: Context, config: Config, platform: str | None) -> Image | None:
     ref = config.get("Image") or ""
     if not ref:
         raise InvalidArgument("no image specified: Image is empty")
-    return ctx.images.resolve(ref)
+    return ctx.images.resolve(ref, platforms.parse(platform) if platform else None)
 
 
 def _check_platform(image: Image, ref: str, platform: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from daemon.images import times
 from daemon.images.model import Image, Json
 from daemon.images.store import ImageStore
+from daemon.images.targets import Target
 from storage.errors import Internal
 
 _ALWAYS = ("Cmd", "Entrypoint", "Env", "Labels", "OnBuild", "User", "Volumes", "WorkingDir")
@@ -21,7 +22,8 @@ def config_of(image: Image) -> Json:
     return dict(sorted({**shown, **{name: config[name] for name in _WHEN_SET if config.get(name)}}.items()))
 
 
-def inspect(store: ImageStore, image: Image) -> Json:
+def inspect(store: ImageStore, image: Image, target: Target | None = None) -> Json:
+    """`target`: what the name that was asked for is bound to."""
     document = image.config
     history = document.get("history") or []
     comment = document.get("comment") or (history[-1].get("comment") if history else "") or ""
@@ -42,6 +44,8 @@ def inspect(store: ImageStore, image: Image) -> Json:
         "Metadata": {"LastTagTime": image.last_tagged},
         "Config": config_of(image),
     }
+    if target is not None:
+        answer["Descriptor"] = target.fields()
     if variant := document.get("variant"):
         answer["Variant"] = variant
     if version := document.get("os.version"):

@@ -12,15 +12,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from daemon.images import manifests, progress
+from daemon.images import manifests, progress, targets
 from daemon.images.manifests import Descriptor
 from daemon.images.model import AuthConfig, Image, digest_of
+from daemon.images.platforms import Platform
 from daemon.images.reference import Reference
 from daemon.images.registry.errors import NO_CREDENTIALS, RegistryError
 from daemon.images.sessions import Registries, Session
 from daemon.images.store import ImageStore, LayerBlob
 from daemon.images.streams import Say, together
-from daemon.images.targets import Bound, blobs
+from daemon.images.targets import Bound, Target, blobs
 from daemon.images.uploads import TargetUpload, Uploads
 from storage.errors import Internal, InvalidArgument, NotFound, Unauthenticated
 from storage.gc import Blob
@@ -47,9 +48,10 @@ class Push:
         auth: AuthConfig | None,
         limit: int,
         say: Say,
+        platform: Platform | None = None,
     ):
         self._store, self._registries, self._reference = store, registries, reference
-        self._auth, self._say = auth, say
+        self._auth, self._say, self._platform = auth, say, platform
         self._limit = limit
 
     async def run(self) -> None:
@@ -106,7 +108,13 @@ class Push:
         raise Internal(text) from error
 
     async def _push_target(self, session: Session, reference: Reference, image: Image, bound: Bound) -> None:
+        """All of what the name is bound to; with a platform that one's manifest only."""
         target = bound.target
+        if self._platform is not None:
+            part = await asyncio.to_thread(
+                targets.part_for, self._store.content, bound.target, self._platform
+            )
+            target = Target.of(part.descriptor)
 
         def announce(digest: str, size: int) -> Callable[[int], None]:
             self._say(progress.state("Preparing", progress.short(digest)))
@@ -123,13 +131,16 @@ class Push:
             upload = TargetUpload(self._store, session, reference, target, self._limit)
             await upload.blobs(announce, done)
             await upload.manifests(reference.tag)
-        await self._pushed(reference, image, target.digest, target.size, bound)
+        whole = target.digest == bound.target.digest
+        await self._pushed(reference, image if whole else None, target.digest, target.size, bound)
 
     async def _pushed(
-        self, reference: Reference, image: Image, digest: str, size: int, bound: Bound | None
+        self, reference: Reference, image: Image | None, digest: str, size: int, bound: Bound | None
     ) -> None:
+        """`image`: what the digest is a name of from now on."""
         self._say(progress.message(f"{reference.tag}: digest: {digest} size: {size}"))
-        await self._store.name(image.id, [reference.with_digest(digest)], tagged=False, bound=bound)
+        if image is not None:
+            await self._store.name(image.id, [reference.with_digest(digest)], tagged=False, bound=bound)
         self._say({"progressDetail": {}, "aux": {"Tag": reference.tag, "Digest": digest, "Size": size}})
 
     async def _push(self, session: Session, uploads: Uploads, reference: Reference, image: Image) -> None:

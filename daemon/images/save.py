@@ -76,11 +76,8 @@ class Plan:
             names.append(name)
 
     def _part(self, target: Target, platform: Platform) -> tuple[Image, Target]:
-        for part in targets.parts(self._store.content, target):
-            image = self._store.get(part.config)
-            if part.kind == "image" and image and platforms.satisfies(platform, image.config):
-                return image, Target.of(part.descriptor)
-        raise NotFound(f"no suitable export target found for platform {platform}")
+        part = targets.part_for(self._store.content, target, platform)
+        return self._image(part.config), Target.of(part.descriptor)
 
     @property
     def images(self) -> list[str]:

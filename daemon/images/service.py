@@ -11,12 +11,13 @@ Each operation lives in a module of its own; here they get what they need and th
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from daemon.config import DaemonConfig
-from daemon.images import archive, create, details, listing, platforms, reference, removal
+from daemon.images import archive, create, details, listing, manifestsummary, platforms, reference, removal
 from daemon.images.layers import LayerJobs
 from daemon.images.load import Load
 from daemon.images.login import distribution, login
@@ -29,6 +30,7 @@ from daemon.images.save import Plan
 from daemon.images.sessions import Patience, Registries
 from daemon.images.store import ImageStore
 from daemon.images.streams import Say, reported
+from daemon.images.targets import Target
 from daemon.images.transfer.parent import Worker
 from storage.content import ContentStore
 from storage.errors import Conflict, InvalidArgument, NotFound, NotImplementedYet
@@ -108,9 +110,12 @@ class ImageService:
 
     # --- looking -----------------------------------------------------------------------------------
 
-    def resolve(self, ref: str) -> Image:
-        """By name, digest, ID or unique ID prefix; NotFound `No such image: X` as dockerd says it."""
-        return self._store.find(ref)
+    def resolve(self, ref: str, platform: Platform | None = None) -> Image:
+        """By name, digest, ID or unique ID prefix; NotFound `No such image: X` as dockerd says it.
+
+        `platform` is a wish: an index has several images. Whoever needs it looks at what came.
+        """
+        return self._store.for_platform(ref, platform)
 
     def images(self) -> Sequence[Image]:
         """All images, unordered."""
@@ -130,13 +135,36 @@ class ImageService:
         shared_size: bool = False,
     ) -> Rows:
         """GET /images/json. `Containers` is -1: only disk_usage counts them."""
-        return listing.Listing(self._store, filters or {}).rows(all=all, shared_size=shared_size)
+        rows = listing.Listing(self._store, filters or {}).rows(all=all, shared_size=shared_size)
+        for row in rows:
+            if bound := self._store.bound(row["Id"]):
+                row["Descriptor"] = bound.target.fields()
+                if manifests:
+                    row["Manifests"] = await self._manifests(bound.target)
+        return rows
 
-    def inspect(self, ref: str) -> Json:
-        return details.inspect(self._store, self._store.find(ref))
+    async def inspect(self, ref: str, *, manifests: bool = False, platform: str = "") -> Json:
+        """`platform`: text, or the API's JSON; NotFound when the image is for none such."""
+        image, bound = self._for_platform(ref, platform), self._store.bound(ref)
+        found = details.inspect(self._store, image, bound.target if bound else None)
+        if manifests and bound:
+            found["Manifests"] = await self._manifests(bound.target)
+        return found
 
-    def history(self, ref: str) -> Rows:
-        return details.history(self._store, self._store.find(ref))
+    async def _manifests(self, target: Target) -> Rows:
+        return await asyncio.to_thread(manifestsummary.summaries, self._store, target, self.in_use)
+
+    def _for_platform(self, ref: str, platform: str) -> Image:
+        wanted = _platform(platform)
+        image = self._store.for_platform(ref, wanted)
+        if wanted is not None and not platforms.satisfies(wanted, image.config):
+            raise NotFound(
+                f"image with reference {ref} was found but does not provide the specified platform ({wanted})"
+            )
+        return image
+
+    def history(self, ref: str, platform: str = "") -> Rows:
+        return details.history(self._store, self._for_platform(ref, platform))
 
     # --- registries --------------------------------------------------------------------------------
 
@@ -180,7 +208,7 @@ class ImageService:
         limit = self._config.max_concurrent_uploads
 
         async def work(say: Say) -> None:
-            await Push(self._store, self._registries, wanted, auth, limit, say).run()
+            await Push(self._store, self._registries, wanted, auth, limit, say, _platform(platform)).run()
             self._named_event("push", wanted)
 
         async for line in reported(work):
@@ -355,4 +383,13 @@ class ImageService:
 
 
 def _platform(text: str) -> Platform | None:
-    return platforms.parse(text) if text else None
+    """As `--platform` has it, or the JSON that newer clients send."""
+    if not text.startswith("{"):
+        return platforms.parse(text) if text else None
+    try:
+        wanted = Platform.of(json.loads(text))
+    except ValueError:
+        raise InvalidArgument(f"failed to parse platform: {text}") from None
+    if not wanted.os or not wanted.architecture:
+        raise InvalidArgument("invalid platform: os and architecture must be given")
+    return wanted.normalized()

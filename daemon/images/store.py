@@ -18,14 +18,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from daemon.images import platforms, targets, times
 from daemon.images import reference as references_of
-from daemon.images import targets, times
+from daemon.images.bindings import Bindings
 from daemon.images.model import Image, Json, chain_ids, digest_of
+from daemon.images.platforms import Platform
 from daemon.images.reference import Reference
 from daemon.images.targets import Bound, Target
 from storage.content import ContentStore
@@ -73,10 +75,7 @@ class ImageStore:
         self._references: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
         self._blobs: dict[str, LayerBlob] = {}
-        self._bound: dict[str, Bound] = {}
-        """By normalised name, or by the ID of an image without a name."""
-        self._hidden: set[str] = set()
-        """Images that are only part of a target."""
+        self._bindings = Bindings()
         self._writing = asyncio.Lock()
         self._syncing: asyncio.Task[None] | None = None
         self._purging: asyncio.Task[int] | None = None
@@ -100,17 +99,17 @@ class ImageStore:
             image = self._make(image_id, config, record)
             if all(self.has_layer(chain) for chain in image.chain_ids):
                 self._images[image_id] = image
-        self._hidden = {image_id for image_id in self._images if images[image_id].get("part")}
+        self._bindings.hidden = {image_id for image_id in self._images if images[image_id].get("part")}
         for key, record in (*references.items(), *images.items()):
             bound = Bound.of(record)
             if bound and self.content.has(bound.target.digest) and self._images.keys() >= set(bound.images):
-                self._bound[key] = bound
+                self._bindings.put(key, bound)
         for image_id in self._images:
             self._rename(image_id)
 
     def __iter__(self) -> Iterator[Image]:
         """What users see: no images that are only part of others' targets."""
-        return iter([image for image in list(self._images.values()) if image.id not in self._hidden])
+        return iter([image for image in list(self._images.values()) if image.id not in self._bindings.hidden])
 
     def all(self) -> list[Image]:
         return list(self._images.values())
@@ -132,10 +131,8 @@ class ImageStore:
         raise NotFound(f"No such image: {named.with_default_tag().familiar}")
 
     def _targeted(self, digest: str) -> Image | None:
-        for key, bound in self._bound.items():
-            if bound.target.digest == digest:
-                return self._images.get(self._references.get(key, key))
-        return None
+        found = self._bindings.to(digest)
+        return self._images.get(self._references.get(found[0], found[0])) if found else None
 
     def image_of(self, reference: Reference) -> str | None:
         """ID that a reference names; a digest counts more than a tag beside it."""
@@ -143,7 +140,7 @@ class ImageStore:
 
     def bound_of(self, reference: Reference) -> Bound | None:
         """What a reference is bound to."""
-        return self._bound.get(_lookup(reference))
+        return self._bindings.get(_lookup(reference))
 
     def bound(self, text: str) -> Bound | None:
         """What a name, an ID or a target's digest is bound to; of an ID the first of its names that is."""
@@ -155,19 +152,31 @@ class ImageStore:
             and not self.is_prefix(image.id, text)
         ):
             return self.bound_of(named)
-        bounds = [self._bound.get(image.id), *(self.bound_of(name) for name in self.references(image.id))]
+        bounds = [self._bindings.get(image.id), *(self.bound_of(name) for name in self.references(image.id))]
         found = [each for each in bounds if each is not None]
         return next((each for each in found if each.target.digest == named), found[0] if found else None)
 
     def parts_of(self, image: Image) -> list[Image]:
         """Images that are only part of what the image, or a name of it, is bound to."""
         keys = [image.id, *(str(name) for name in self.references(image.id))]
-        found = {each for key in keys if (one := self._bound.get(key)) for each in one.images}
-        return [self._images[each] for each in found if each in self._hidden]
+        found = {each for key in keys if (one := self._bindings.get(key)) for each in one.images}
+        return [self._images[each] for each in found if each in self._bindings.hidden]
+
+    def for_platform(self, text: str, platform: Platform | None) -> Image:
+        """As find(); if what the name is bound to has an image for the platform, that one by the same names."""
+        image = self.find(text)
+        if platform is None or platforms.satisfies(platform, image.config):
+            return image
+        bound = self.bound(text)
+        for other in (self._images.get(each) for each in (bound.images if bound else ())):
+            if other is not None and platforms.satisfies(platform, other.config):
+                return other.named(image.references, image.digests)
+        return image
 
     def bound_to(self, digest: str) -> Bound | None:
         """By the target's digest."""
-        return next((each for each in self._bound.values() if each.target.digest == digest), None)
+        found = self._bindings.to(digest)
+        return found[1] if found else None
 
     def is_prefix(self, image_id: str, text: str) -> bool:
         return image_id.startswith(text) or image_id.partition(":")[2].startswith(text)
@@ -302,11 +311,10 @@ class ImageStore:
     ) -> None:
         """Writes an image, its names and what they are bound to. In the lock."""
         keys = [_key(name) for name in names]
-        bound = bound or (None if keys else self._bound.get(image.id))
-        after = {key: each for key, each in self._bound.items() if key not in (*keys, image.id)}
-        after |= dict.fromkeys(keys or [image.id], bound) if bound else {}
+        bound = bound or (None if keys else self._bindings.get(image.id))
+        after = self._bindings.after((*keys, image.id), keys or [image.id], bound)
         new = {each: config for each, config in (parts or {}).items() if each not in self._images}
-        gone = self._orphans(after, {image.id})
+        gone = self._bindings.orphans(after, {image.id})
         own = after[image.id].fields() if image.id in after else {}
         fields = bound.fields() if bound else {}
         await self.records.write(
@@ -320,23 +328,16 @@ class ImageStore:
         for each, config in new.items():
             self._images[each] = self._make(each, json.loads(config), _PART)
         self._images[image.id] = image
-        self._hidden = (self._hidden | new.keys()) - {image.id}
+        self._bindings.hidden = (self._bindings.hidden | new.keys()) - {image.id}
         self._settle(after, gone)
         self._apply(names, image.id)
 
-    def _orphans(self, bound: Mapping[str, Bound], kept: Set[str]) -> list[str]:
-        """Images that were only part of a target, once `bound` is all that is bound."""
-        held = {each for one in bound.values() for each in one.images}
-        return [each for each in self._hidden if each not in held and each not in kept]
-
-    def _settle(self, bound: dict[str, Bound], gone: Iterable[str]) -> None:
-        dropped = {each.target for each in self._bound.values()} - {each.target for each in bound.values()}
-        self._bound = bound
+    def _settle(self, after: dict[str, Bound], gone: Iterable[str]) -> None:
+        if self._bindings.settle(after):
+            self.collect_soon()
         for each in gone:
             self._images.pop(each, None)
-            self._hidden.discard(each)
-        if dropped:
-            self.collect_soon()
+            self._bindings.hidden.discard(each)
 
     def _sync_soon(self) -> None:
         if self._syncing is None or self._syncing.done():
@@ -373,8 +374,8 @@ class ImageStore:
 
     async def unname(self, name: Reference) -> None:
         async with self._writing:
-            after = {key: each for key, each in self._bound.items() if key != _key(name)}
-            gone = self._orphans(after, set())
+            after = self._bindings.after([_key(name)])
+            gone = self._bindings.orphans(after)
             await self.records.write(
                 [Delete("references", _key(name)), *(Delete("images", each) for each in gone)]
             )
@@ -387,7 +388,7 @@ class ImageStore:
         async with self._writing:
             image = self._images[image_id]
             record = {"parent": parent, "last_tagged": image.last_tagged}
-            own = self._bound.get(image_id)
+            own = self._bindings.get(image_id)
             await self.records.write([Put("images", image_id, record | (own.fields() if own else {}))])
             self._images[image_id] = self._make(image_id, image.config, record)
             self._rename(image_id)
@@ -395,16 +396,16 @@ class ImageStore:
     async def forget(self, image_id: str) -> None:
         """Removes the image's record; its parts go with the next collect()."""
         async with self._writing:
-            after = {key: each for key, each in self._bound.items() if key != image_id}
-            gone = self._orphans(after, set())
+            after = self._bindings.after([image_id])
+            gone = self._bindings.orphans(after)
             if any(image_id in each.images for each in after.values()):
                 await self.records.write([Put("images", image_id, _PART)])
-                self._hidden.add(image_id)
+                self._bindings.hidden.add(image_id)
                 return
             await self.records.write([Delete("images", each) for each in {image_id, *gone}])
             self._settle(after, gone)
             self._images.pop(image_id, None)
-            self._hidden.discard(image_id)
+            self._bindings.hidden.discard(image_id)
 
     async def _write(self, mutations: Sequence[Any]) -> None:
         async with self._writing:
@@ -442,7 +443,7 @@ class ImageStore:
             for diff_id in image.diff_ids:
                 if blob := self._blobs.get(diff_id):
                     yield Blob(blob.digest)
-        for target in {bound.target for bound in list(self._bound.values())}:
+        for target in self._bindings.targets():
             yield from map(Blob, targets.blobs(self.content, target))
         for snapshot in self.snapshots.walk():
             if snapshot.kind is not Kind.COMMITTED and snapshot.parent:

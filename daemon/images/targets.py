@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.images import manifests
+from daemon.images import manifests, platforms
 from daemon.images.model import Json
 from daemon.images.platforms import Platform
 from storage.content import ContentStore
@@ -133,6 +133,24 @@ def _parts(content: ContentStore, descriptor: Json, index: bool, depth: int) -> 
             yield from _parts(content, entry, entry.get("mediaType") in _INDEXES, depth + 1)
         except NotFound:
             yield Part(entry, None)
+
+
+def part_for(content: ContentStore, target: Target, platform: Platform) -> Part:
+    """The image of a target for a platform, best first. NotFound."""
+    ranked = [
+        (place, part)
+        for part in parts(content, target)
+        if part.kind == "image" and (place := platforms.rank(platform, _offered(content, part))) is not None
+    ]
+    if not ranked:
+        raise NotFound(f"no suitable export target found for platform {platform}")
+    return min(ranked, key=lambda pair: pair[0])[1]
+
+
+def _offered(content: ContentStore, part: Part) -> Platform:
+    if part.platform.os:
+        return part.platform
+    return Platform.of(_document(content, part.config)) if content.has(part.config) else part.platform
 
 
 def blobs(content: ContentStore, target: Target) -> list[str]:

@@ -67,7 +67,7 @@ async def test_commit(images: ImageService) -> None:
     assert made.size == base.size + 4
     assert made.container_config["Env"] == ["B=2", "A=1"]
     assert made.container_config["Cmd"] == ["x"]
-    shown = images.inspect("made:2")
+    shown = await images.inspect("made:2")
     assert (shown["Author"], shown["Comment"], shown["Parent"]) == ("me", "why", base.id)
     assert [row["Id"] for row in images.history("made:2")] == [made.id, base.id]
     assert made.top is not None

@@ -241,7 +241,7 @@ class FakeImages:
         size = sum([len(piece) async for piece in stream])
         yield {"stream": f"Loaded {size} bytes\n"}
 
-    def inspect(self, name: str) -> dict[str, Any]:
+    async def inspect(self, name: str, *, manifests: bool = False, platform: str = "") -> dict[str, Any]:
         return {"Id": "sha256:00", "RepoTags": [name], "Size": 5, "Descriptor": {}}
 
     async def login(self, auth: Any) -> dict[str, Any]:

@@ -485,6 +485,56 @@ def test_pushed_as_it_is(rigged: Callable[[Check], None], registry: str) -> None
     rigged(check)
 
 
+def test_what_is_shown_of_an_index(rigged: Callable[[Check], None]) -> None:
+    async def check(rig: Rig) -> None:
+        answer, _ = await rig.export(await several(rig), "moby", {"name": "x"}, said=[provenance(1)])
+        shown = await rig.images.inspect("x", manifests=True)
+        assert shown["Descriptor"]["digest"] == answer["containerimage.digest"]
+        kinds = [(each["Kind"], each["Available"]) for each in shown["Manifests"]]
+        assert kinds == [("image", True), ("image", True), ("attestation", True)]
+        first, second, third = shown["Manifests"]
+        assert second["ImageData"] == {
+            "Platform": {"architecture": "arm64", "os": "linux"},
+            "Size": {"Unpacked": 7},
+            "Containers": None,
+        }
+        assert second["Size"]["Total"] == second["Size"]["Content"] + 7
+        assert third["AttestationData"] == {"For": second["ID"]}
+        (row,) = await rig.images.list(manifests=True)
+        assert row["Manifests"] == shown["Manifests"] and row["Descriptor"] == shown["Descriptor"]
+        assert "Manifests" not in (await rig.images.list())[0]
+        arm = '{"os":"linux","architecture":"arm64"}'
+        other = await rig.images.inspect("x", platform=arm)
+        assert (other["Architecture"], other["RepoTags"]) == ("arm64", ["x:latest"])
+        assert rig.images.resolve("x", ARM64).id == other["Id"] != shown["Id"]
+        assert len(rig.images.history("x", arm)) == 3
+        with pytest.raises(NotFound, match="does not provide the specified platform"):
+            rig.images.history("x", "linux/s390x")
+        usage = await rig.images.disk_usage()
+        assert usage["LayersSize"] == 4 + 3 + 3 and len(usage["Images"]) == 1
+        assert usage["Images"][0]["SharedSize"] == 4
+        first_chain = rig.store.get(other["Id"]).chain_ids[0]  # type: ignore[union-attr]
+        assert first["ImageData"]["Size"]["Unpacked"] == 7 and rig.store.layer_size(first_chain) == 4
+
+    rigged(check)
+
+
+def test_one_platform_is_pushed(rigged: Callable[[Check], None], registry: str) -> None:
+    async def check(rig: Rig) -> None:
+        name = f"{registry}/exporters/part"
+        answer, _ = await rig.export(await several(rig), "moby", {"name": f"{name}:1"})
+        lines = [line async for line in rig.images.push(name, "1", platform="linux/arm64")]
+        part = rig.blob(answer["containerimage.digest"])["manifests"][1]["digest"]
+        assert lines[-1]["aux"]["Digest"] == part
+        raw = await _output("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{name}:1")
+        assert raw == rig.store.content.read(part)
+        assert rig.images.resolve(f"{name}:1").digests == ()
+        lines = [line async for line in rig.images.push(name, "1", platform="linux/s390x")]
+        assert "linux/s390x" in lines[-1]["error"]
+
+    rigged(check)
+
+
 def test_refused_by_a_registry(rigged: Callable[[Check], None]) -> None:
     async def check(rig: Rig) -> None:
         attrs = {"name": "127.0.0.1:1/x", "push": "true"}
