@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from daemon.runtime.stdio import Output, Process
+    from daemon.runtime.output import Output
+    from daemon.runtime.stdio import Process
 
 HIGH = 1 << 20
 LOW = 512 << 10

@@ -9,6 +9,7 @@ Crash safety
     Shifting names starts at the first hole, so that a rotation which was cut short is finished by the
     next, and nothing is dropped twice. Compression happens in a process of its own, into `path.1.gz.tmp`,
     renamed when complete; only then `path.1` goes. Found at opening, a left-over `path.1` is compressed.
+    Who writes may give a `Progress`, which is told before a rotation how far the entries are written (journal.py).
 
 While a file is being compressed the next rotation waits, as Docker's does; `LogFile.blocked` then tells
 the keeper not to read more of this container's output until `on_ready`.
@@ -19,19 +20,28 @@ from __future__ import annotations
 import os
 import sys
 
-from daemon.runtime import logremote
+from daemon.runtime import failpoint, logremote
 from daemon.runtime.loglines import JsonEncoder, Lines, LocalEncoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Protocol
 
     from daemon.runtime.loglines import Encoder
     from daemon.runtime.logremote import Forwarding
     from daemon.runtime.loop import Loop
 
     Watch = Callable[[int, Callable[[], None]], None]
+
+    class Progress(Protocol):
+        def at(self, inode: int, size: int, done: int) -> None:
+            """The first `done` bytes are in the log, the next go behind the first `size` bytes of file `inode`,
+            or into a file that follows it. `inode` is 0 when the writing has not begun."""
+
+        def finished(self) -> None:
+            """Entries that waited are written."""
+
 
 COMPRESS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compress.py")
 _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
@@ -106,7 +116,7 @@ class LogFile:
         self._watch = watch
         self._limit = limit
         self._compressor = 0
-        self._backlog: list[tuple[bytes, Encoder]] = []
+        self._backlog: list[tuple[bytes, Encoder, Progress | None, int]] = []
         self.failed = 0
         self.pinned = False
         self.on_ready: Callable[[], None] = lambda: None
@@ -127,6 +137,11 @@ class LogFile:
         return self._path
 
     @property
+    def waiting(self) -> bool:
+        """What is written now comes behind entries that wait for a compressor."""
+        return bool(self._backlog)
+
+    @property
     def blocked(self) -> bool:
         """Entries wait for a compressor to end, and no more should come."""
         return bool(self._backlog) and self._limit is None
@@ -142,24 +157,37 @@ class LogFile:
     def give_up(self) -> None:
         """A compressor ends by itself: nothing to give up."""
 
-    def write(self, batch: bytes, encoder: Encoder) -> None:
-        """Appends entries, rotating between them as needed; one write per file touched."""
-        if self._backlog:
-            if self._limit is None or sum(len(b) for b, _ in self._backlog) + len(batch) <= self._limit:
-                self._backlog.append((batch, encoder))
-            return
+    def write(self, batch: bytes, encoder: Encoder, progress: Progress | None = None, done: int = 0) -> bool:
+        """Appends entries, rotating between them as needed; one write per file touched. `done` bytes of what
+        `progress` counts were written before. False when some wait: `progress` is told when they are written."""
+        if self._limit is not None:
+            progress = None  # what waits in the ring may be lost
+        if not self._backlog:
+            return self._write(batch, encoder, progress, done)
+        if self._limit is None or sum(len(item[0]) for item in self._backlog) + len(batch) <= self._limit:
+            self._backlog.append((batch, encoder, progress, done))
+            if progress is not None:
+                progress.at(0, 0, done)
+        return progress is None
+
+    def _write(self, batch: bytes, encoder: Encoder, progress: Progress | None, done: int) -> bool:
         while batch:
             if self.size >= self._capacity > 0 and not self.pinned:
+                if progress is not None:
+                    progress.at(self.inode, self.size, done)
                 if self._compressor:
-                    self._backlog.append((batch, encoder))
-                    return
+                    self._backlog.append((batch, encoder, progress, done))
+                    return progress is None
+                failpoint.hit("keeper.full")
                 self._rotate()
             if self.pinned or self._capacity <= 0 or self.size + len(batch) < self._capacity:
                 self._append(batch)
-                return
+                return True
             cut = encoder.boundary(batch, self._capacity - self.size - 1)
             self._append(batch[:cut])
             batch = batch[cut:]
+            done += cut
+        return True
 
     def _append(self, batch: bytes) -> None:
         """All or nothing: on a full disk the entries are dropped (as Docker does), never half of one."""
@@ -167,6 +195,7 @@ class LogFile:
         try:
             while done < len(batch):
                 done += os.write(self._fd, batch[done:] if done else batch)
+                failpoint.hit("keeper.appended")
         except OSError as error:
             if not self.failed:
                 print(f"pyd-keeper: write {self._path}: {error.strerror}", file=sys.stderr, flush=True)
@@ -184,7 +213,8 @@ class LogFile:
             self.size = size
 
     def _rotate(self) -> None:
-        os.close(self._fd)
+        """The old file stays open until there is a new one, which thus has another inode."""
+        old = self._fd
         try:
             if self._files > 1:
                 self._shift()
@@ -193,7 +223,10 @@ class LogFile:
                 os.unlink(self._path)
         except OSError as error:
             print(f"pyd-keeper: rotate {self._path}: {error.strerror}", file=sys.stderr, flush=True)
+        failpoint.hit("keeper.renamed")
         self._open(os.O_TRUNC | os.O_APPEND)
+        os.close(old)
+        failpoint.hit("keeper.opened")
         if self._compress:
             self._start_compressor()
 
@@ -213,6 +246,7 @@ class LogFile:
         for number in range(hole - 1, 0, -1):
             for name in self._names(number):
                 os.rename(name, f"{self._path}.{number + 1}{'.gz' if name.endswith('.gz') else ''}")
+                failpoint.hit("keeper.shifted")
 
     def _start_compressor(self) -> None:
         argv = [sys.executable, "-I", "-S", COMPRESS, f"{self._path}.1"]
@@ -229,8 +263,14 @@ class LogFile:
         os.waitpid(self._compressor, 0)
         self._compressor = 0
         backlog, self._backlog = self._backlog, []
-        for batch, encoder in backlog:
-            self.write(batch, encoder)
+        for index, (batch, encoder, progress, done) in enumerate(backlog):
+            if progress is not None:
+                progress.at(self.inode, self.size, done)
+            if self._write(batch, encoder, progress, done) and progress is not None:
+                progress.finished()
+            if self._backlog:  # full again: the others wait behind this one
+                self._backlog += backlog[index + 1 :]
+                break
         if not self._backlog:
             self.on_ready()
 
@@ -241,8 +281,12 @@ class LogFile:
 
     def _append_backlog(self) -> None:
         backlog, self._backlog = self._backlog, []
-        for batch, _ in backlog:
+        for batch, _, progress, done in backlog:
+            if progress is not None:
+                progress.at(self.inode, self.size, done)
             self._append(batch)
+            if progress is not None:
+                progress.finished()
 
 
 class Log:

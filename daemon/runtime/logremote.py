@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from daemon.runtime.logfile import LogFile
+    from daemon.runtime.logfile import LogFile, Progress
     from daemon.runtime.loglines import Encoder, Partial
     from daemon.runtime.loop import Loop
 
@@ -324,6 +324,10 @@ class Forwarding:
         return self._beside.inode if self._beside is not None else 0
 
     @property
+    def waiting(self) -> bool:
+        return self._beside is not None and self._beside.waiting
+
+    @property
     def blocked(self) -> bool:
         return self._sink.blocked or (self._beside is not None and self._beside.blocked)
 
@@ -345,9 +349,10 @@ class Forwarding:
         if self._sink.blocked:
             self._sink.abandon()
 
-    def write(self, batch: bytes, encoder: Encoder) -> None:
-        if self._beside is not None and batch:
-            self._beside.write(batch, encoder)
+    def write(self, batch: bytes, encoder: Encoder, progress: Progress | None = None, done: int = 0) -> bool:
+        if self._beside is None or not batch:
+            return True
+        return self._beside.write(batch, encoder, progress, done)
 
     def truncate(self, size: int) -> None:
         if self._beside is not None:

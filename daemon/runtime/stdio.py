@@ -4,27 +4,18 @@ Model
     `Process` is a container's init (exec_id None) or an exec. It may be *expected* (clients attached
     before the start), then *adopts* its descriptors, is *drained* after its exit (all output read), and
     *released* (clients are let go).
-    `Output` is one readable end: stdout, stderr, or a tty's master, which counts as stdout.
-    `Input` is the writable end (stdin.py).
-
-An output is read in one of four ways: with a log, through the journal (pipes) or plainly (ttys); without
-a log, to several clients by copying; to a single one by splicing pages from pipe to socket; to nobody
-by splicing to /dev/null. Each turn moves at most one chunk.
+    `Output` is a readable end (output.py), `Input` the writable one (stdin.py).
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import struct
-import time
 
-from daemon.runtime.attach import SPLICE, SPLICE_FLAGS, Client
+from daemon.runtime.attach import Client
 from daemon.runtime.logfile import Log, open_log
-from daemon.runtime.loglines import Partial
-from daemon.runtime.loop import IN, report
-from daemon.runtime.stdin import Input, enlarge
+from daemon.runtime.loop import IN
+from daemon.runtime.output import Output
+from daemon.runtime.stdin import Input
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,159 +27,8 @@ if TYPE_CHECKING:
 
     Key = tuple[str, str | None]
 
-FIONREAD = 0x541B
-BULK = 32 << 10
-BACKLOG = 64 << 10
-READ = 64 << 10
 LOG_PATIENCE = 10.0
 """Seconds that a log's receiver gets after the end of its container; moby daemon/container loggerCloseTimeout."""
-
-
-def available(fd: int) -> int:
-    """How many bytes lie in a pipe."""
-    count: int = struct.unpack("i", fcntl.ioctl(fd, FIONREAD, b"\0\0\0\0"))[0]
-    return count
-
-
-class Output:
-    """One readable end of a process."""
-
-    __slots__ = ("_encoder", "_enlarged", "_lines", "fd", "number", "open", "process", "slot", "tty")
-
-    def __init__(self, process: Process, fd: int, number: int, *, tty: bool, slot: int | None) -> None:
-        os.set_blocking(fd, False)
-        self.process = process
-        self.fd = fd
-        self.number = number
-        self.tty = tty
-        self.open = True
-        self.slot = slot
-        self._enlarged = False
-        if process.log is not None:
-            self._lines, self._encoder = process.log.stream("stdout" if number == 1 else "stderr")
-
-    # -- reading -----------------------------------------------------------------------------------------
-
-    def watch(self, wanted: bool) -> None:
-        if not self.open or wanted == self.process.loop.watching(self.fd):
-            return
-        if wanted:
-            self.process.loop.add(self.fd, IN, self._readable)
-        else:
-            self.process.loop.remove(self.fd)
-
-    def _readable(self, events: int) -> None:
-        try:
-            data = self._take()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno != errno.EIO:  # EIO: no process has the tty open any more
-                report()
-            data = b""
-        if data == b"":
-            self.end()
-        elif data is not None:
-            for client in self.process.viewers(self.number):
-                client.send(self.number, data)
-        self.process.settle()
-
-    def _take(self) -> bytes | None:
-        """The next chunk, b"" at the end; None when it has gone its way already."""
-        if self.process.log is not None:
-            return self._read_and_log()
-        viewers = self.process.viewers(self.number)
-        if self.tty or len(viewers) > 1:
-            return os.read(self.fd, READ)
-        size = available(self.fd)
-        if not size:
-            return os.read(self.fd, READ)
-        if size >= BULK and not self._enlarged:
-            self._enlarged = True
-            enlarge(self.fd)
-        if not viewers:
-            os.splice(self.fd, self.process.sink, SPLICE, flags=SPLICE_FLAGS)
-        elif viewers[0].buffered or viewers[0].held:
-            return os.read(self.fd, READ)
-        else:
-            viewers[0].splice(self, min(size, SPLICE))
-        return None
-
-    def _read_and_log(self) -> bytes:
-        journal, log, slot = self.process.journal, self.process.log, self.slot
-        assert log is not None
-        size = 0 if slot is None else min(available(self.fd), len(journal.chunk))
-        if slot is None or not size:
-            data = os.read(self.fd, READ)
-            if data:
-                self._log(data)
-            return data
-        journal.begin(slot, size, log.file.size, log.file.inode)
-        size = os.readv(self.fd, [journal.chunk[:size]])
-        data = bytes(journal.chunk[:size])
-        self._log(data)
-        journal.end()
-        return data
-
-    def _log(self, data: bytes) -> None:
-        lines, log = self._lines, self.process.log
-        assert log is not None
-        before = lines.carry
-        entries = lines.feed(data, time.time_ns())
-        if entries:
-            log.file.write(entries, self._encoder)
-        if self.slot is not None and (before or lines.carry or lines.partial):
-            self._save_carry()
-
-    def unlogged(self) -> bytes:
-        """The beginning of a line whose end has not come: read, shown to clients, in no log yet."""
-        return self._lines.carry if self.process.log is not None and self.open else b""
-
-    def _save_carry(self) -> None:
-        lines, partial = self._lines, self._lines.partial
-        assert self.slot is not None
-        if partial is None:
-            self.process.journal.save(self.slot, lines.carry, 0, 0, "")
-        else:
-            self.process.journal.save(self.slot, lines.carry, partial.ordinal, partial.time, partial.ident)
-
-    def recover(self) -> None:
-        """Takes up what a killed keeper left in the journal: the carried line, and the read under way."""
-        log = self.process.log
-        if log is None or self.slot is None:
-            return
-        journal, lines = self.process.journal, self._lines
-        journal.claim(self.slot)
-        carry, flight = journal.load(self.slot), journal.flight
-        lines.carry = carry.data
-        if carry.ordinal:
-            lines.partial = Partial(carry.time)
-            lines.partial.ordinal, lines.partial.ident = carry.ordinal, carry.ident
-        if flight is None or flight.slot != self.slot or carry.number == flight.number:
-            return
-        if flight.inode == log.file.inode:
-            log.file.truncate(flight.size)
-        self._log(flight.data)
-
-    # -- the end -------------------------------------------------------------------------------------------
-
-    def exhausted(self) -> bool:
-        """Nothing more to read now (a process in the background may still hold the other end)."""
-        return self.tty or not available(self.fd)
-
-    def end(self) -> None:
-        if not self.open:
-            return
-        self.watch(False)
-        self.open = False
-        os.close(self.fd)
-        log = self.process.log
-        if log is not None:
-            rest = self._lines.finish(time.time_ns())
-            if rest:
-                log.file.write(rest, self._encoder)
-            if self.slot is not None:
-                self.process.journal.free(self.slot)
 
 
 class Process:

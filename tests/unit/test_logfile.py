@@ -297,20 +297,44 @@ def test_a_flight_is_found_by_the_next_keeper_only_if_the_read_happened() -> Non
     first = Journal(None)
     slot = first.allocate()
     first.begin(slot, 5, 100, 7)
-    assert Journal(os.dup(first.fd)).flight is None
-    first.begin(slot, 5, 100, 7)
+    assert Journal(os.dup(first.fd)).flight(slot) is None
+    number = first.begin(slot, 5, 100, 7)
     first.chunk[:5] = b"hello"
-    flight = Journal(os.dup(first.fd)).flight
+    flight = Journal(os.dup(first.fd)).flight(slot)
     assert flight is not None
-    assert (flight.slot, flight.size, flight.inode, flight.data) == (slot, 100, 7, b"hello")
+    assert (flight.number, flight.size, flight.inode, flight.data) == (number, 100, 7, b"hello")
+
+
+def test_flights_set_aside_are_found_beside_the_one_under_way() -> None:
+    first = Journal(None)
+    slots = [first.allocate() for _ in range(3)]
+    for slot in slots:
+        first.begin(slot, 1, slot, 7)
+        first.chunk[:1] = b"%d" % slot
+        if slot != slots[-1]:
+            first.set_aside(slot)
+        first.stamp(slot, 1000 + slot)
+        first.place(slot, 8, 9, 10 + slot)
+    first.end(slots[0])
+    second = Journal(os.dup(first.fd))
+    third = Journal(os.dup(second.fd))
+    assert third.flight(slots[0]) is None
+    for slot in slots[1:]:
+        found = third.flight(slot)
+        assert found is not None
+        assert (found.now, found.inode, found.size, found.done) == (1000 + slot, 8, 9, 10 + slot)
+        assert found.data == b"%d" % slot
+    third.free(slots[1])
+    assert third.allocate() == slots[1] and third.flight(slots[1]) is None
 
 
 def test_nothing_is_under_way_after_the_end() -> None:
     journal = Journal(None)
-    journal.begin(journal.allocate(), 1, 0, 0)
+    slot = journal.allocate()
+    journal.begin(slot, 1, 0, 0)
     journal.chunk[:1] = b"x"
-    journal.end()
-    assert Journal(os.dup(journal.fd)).flight is None
+    journal.end(slot)
+    assert Journal(os.dup(journal.fd)).flight(slot) is None
 
 
 def test_slots_are_used_again_and_claimed() -> None:
@@ -327,7 +351,7 @@ def test_slots_are_used_again_and_claimed() -> None:
 def test_a_carry_survives() -> None:
     journal = Journal(None)
     slot = journal.allocate()
-    journal.save(slot, b"begin of a li", 3, NOW, "ab" * 32)
+    journal.save(slot, 1, b"begin of a li", 3, NOW, "ab" * 32)
     carry = Journal(os.dup(journal.fd)).load(slot)
     assert (carry.data, carry.ordinal, carry.time, carry.ident) == (b"begin of a li", 3, NOW, "ab" * 32)
 
