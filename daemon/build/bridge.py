@@ -15,7 +15,7 @@ import json
 import secrets
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from daemon.build.bench import Bench, Job, Result
@@ -185,6 +185,7 @@ class Bridge:
         outcome = await self._outcome(returned)
         answer: dict[str, str] = {}
         record = self.record(outcome, returned)
+        self.done = (outcome, record)
         statements = await attest.make(self._bench, job, self._ctx, outcome, record) if requests else []
         inline = None
         if any(kind == "inline" for kind, _ in order.cache_exports):
@@ -249,12 +250,29 @@ class Bridge:
             scans=tuple(ref.scans if ref else {} for _, ref in returned.each()),
         )
 
+    done: tuple[Outcome, BuildRecord] | None = None
+    """What was solved."""
     _front: tuple[str, Mapping[str, str]] | None = None
     """The front end that was asked for first, and its attributes."""
 
     @property
     def front(self) -> tuple[str, Mapping[str, str]]:
         return self._front or (self.order.frontend, self.order.attrs)
+
+    async def provenance(self) -> list[tuple[str, str, bytes]]:
+        """Of a build that is over, all that is known: (platform, predicate's type, predicate)."""
+        from daemon.build import attest
+
+        if self.done is None:
+            return []
+        outcome, record = self.done
+        plain = {name: value for name, value in record.attrs.items() if "attest" not in name.lower()}
+        asked = replace(record, attrs=plain | {"attest:provenance": "mode=max"}, finished=time.time_ns())
+        made = await attest.make(self._bench, self.job, self._ctx, outcome, asked)
+        return [
+            (str(outcome.made[each.platform_index].platform), each.predicate_type, each.predicate)
+            for each in made
+        ]
 
     # -- what front ends ask for
 

@@ -2,6 +2,7 @@
 
 build/history/REF.json   what was asked for and what came of it
 build/history/REF.log    the status messages, each with its length before it (4 bytes)
+build/history/REF.0      the provenance of what was made for the first platform, and so on
 """
 
 from __future__ import annotations
@@ -11,27 +12,39 @@ import base64
 import contextlib
 import hashlib
 import json
+import logging
 import re
 import struct
 import time
-from collections.abc import AsyncGenerator, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.errors import NotFound
+from storage.errors import NotFound, PydError
 
 if TYPE_CHECKING:
     from daemon.build.bench import Job
     from daemon.build.bridge import Bridge
     from daemon.build.gateway import Order
 
+log = logging.getLogger("pyd.build")
 KEEP = 50
 KEEP_SECONDS = 48 * 3600
 _SECOND = 1_000_000_000
 _LENGTH = struct.Struct("<I")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 STARTED, COMPLETE, DELETED = "started", "complete", "deleted"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A provenance predicate."""
+
+    platform: str
+    kind: str
+    digest: str
+    size: int
 
 
 @dataclass
@@ -56,23 +69,27 @@ class Past:
     """Digest of the log."""
     size: int = 0
     generation: int = 1
+    several: bool = False
+    """Whether the result is one of several platforms."""
+    proofs: list[Proof] = field(default_factory=list)
+    proving: asyncio.Task[None] | None = None
+    """Makes the proofs, after the answer."""
     job: Job | None = None
     """While it runs."""
 
     def fields(self) -> dict[str, Any]:
-        job, self.job = self.job, None
-        try:
-            return {name: value for name, value in asdict(self).items() if name != "job"}
-        finally:
-            self.job = job
+        """What is written down."""
+        aside = ("job", "proving")
+        found = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in aside}
+        return found | {"proofs": [asdict(proof) for proof in self.proofs]}
 
 
 class History:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._records: dict[str, Past] = {}
-        self._logs: dict[str, bytes] = {}
-        """Those that are not on disk yet."""
+        self._unwritten: dict[str, bytes] = {}
+        """Files that are not on disk yet, by their names."""
         self._listeners: set[asyncio.Queue[tuple[str, Past]]] = set()
         self._writing: set[asyncio.Task[None]] = set()
         self._load()
@@ -82,6 +99,7 @@ class History:
             with contextlib.suppress(OSError, ValueError, TypeError):
                 past = Past(**json.loads(path.read_text()))
                 past.exporters = [(kind, attrs) for kind, attrs in past.exporters]
+                past.proofs = [Proof(**each) for each in past.proofs]  # type: ignore[arg-type]
                 self._records[past.ref] = past
 
     def get(self, ref: str) -> Past | None:
@@ -113,34 +131,49 @@ class History:
         past.finished = sum(each.state in ("done", "cached") for each in shown)
         past.warnings = sum(len(each.warnings) for each in seen)
         messages = [message.SerializeToString() for message in Teller().tell(shown)]
-        log = b"".join(_LENGTH.pack(len(each)) + each for each in messages)
-        past.log, past.size = f"sha256:{hashlib.sha256(log).hexdigest()}", len(log)
-        self._logs[past.ref] = log
+        data = b"".join(_LENGTH.pack(len(each)) + each for each in messages)
+        past.log, past.size = f"sha256:{hashlib.sha256(data).hexdigest()}", len(data)
+        self._unwritten[f"{past.ref}.log"] = data
         self._tell(COMPLETE, past)
-        self._later(self._write(past, log))
+        past.proving = self._later(self._settle(past, bridge))
         self._forget_old()
 
-    def _later(self, work: Any) -> None:
+    def _later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
+        return task
 
-    async def _write(self, past: Past, log: bytes | None) -> None:
+    async def _settle(self, past: Past, bridge: Bridge) -> None:
+        """What nobody has to wait for: the proofs, and all that on disk."""
+        past.several = bridge.done is not None and bridge.done[0].multi
+        try:
+            for place, (platform, kind, data) in enumerate(await bridge.provenance()):
+                self._unwritten[f"{past.ref}.{place}"] = data
+                digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+                past.proofs.append(Proof(platform, kind, digest, len(data)))
+        except PydError as error:
+            log.warning("no provenance for the record of build %s: %s", past.ref, error)
+        past.proving = None
+        await self._write(past)
+
+    async def _write(self, past: Past) -> None:
         if not _NAME.fullmatch(past.ref):
             return  # kept while this daemon runs
+        files = {name: data for name, data in self._unwritten.items() if name.startswith(f"{past.ref}.")}
 
         def work() -> None:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if log is not None:
-                (self._directory / f"{past.ref}.log").write_bytes(log)
+            for name, data in files.items():
+                (self._directory / name).write_bytes(data)
             aside = self._directory / f"{past.ref}.new"
             aside.write_text(json.dumps(past.fields()))
             aside.replace(self._directory / f"{past.ref}.json")
 
         with contextlib.suppress(OSError):
             await asyncio.to_thread(work)
-            if log is not None:
-                self._logs.pop(past.ref, None)
+            for name in files:
+                self._unwritten.pop(name, None)
 
     def _forget_old(self) -> None:
         over = sorted((each for each in self._records.values() if each.completed), key=lambda p: p.completed)
@@ -160,7 +193,7 @@ class History:
         past.pinned, past.generation = pinned, past.generation + 1
         self._tell(COMPLETE if past.completed else STARTED, past)
         if past.completed:
-            self._later(self._write(past, None))
+            self._later(self._write(past))
 
     def delete(self, ref: str) -> None:
         """NotFound for one that there is not; one that runs is forgotten when it is over."""
@@ -170,9 +203,11 @@ class History:
 
     def _remove(self, past: Past) -> None:
         del self._records[past.ref]
-        self._logs.pop(past.ref, None)
+        for name in [name for name in self._unwritten if name.startswith(f"{past.ref}.")]:
+            del self._unwritten[name]
         if _NAME.fullmatch(past.ref):
-            paths = [self._directory / f"{past.ref}.{suffix}" for suffix in ("json", "log")]
+            suffixes = ("json", "log", *range(len(past.proofs)))
+            paths = [self._directory / f"{past.ref}.{suffix}" for suffix in suffixes]
             self._later(asyncio.to_thread(_unlink, paths))
         self._tell(DELETED, past)
 
@@ -185,22 +220,26 @@ class History:
 
     async def log(self, past: Past) -> list[bytes]:
         """The status messages, encoded."""
-        return list(_split(await self._log(past)))
+        return list(_split(await self._file(past, "log") or b""))
 
-    async def _log(self, past: Past) -> bytes:
-        if past.ref in self._logs:
-            return self._logs[past.ref]
+    async def _file(self, past: Past, suffix: str) -> bytes | None:
+        name = f"{past.ref}.{suffix}"
+        if name in self._unwritten:
+            return self._unwritten[name]
         if not _NAME.fullmatch(past.ref):
-            return b""
+            return None
         with contextlib.suppress(OSError):
-            return await asyncio.to_thread((self._directory / f"{past.ref}.log").read_bytes)
-        return b""
+            return await asyncio.to_thread((self._directory / name).read_bytes)
+        return None
 
     async def blob(self, digest: str) -> bytes | None:
-        """A log by its digest, as records name it."""
+        """A log or a proof by its digest, as records name it."""
         for past in self._records.values():
             if past.log == digest:
-                return await self._log(past)
+                return await self._file(past, "log")
+            for place, proof in enumerate(past.proofs):
+                if proof.digest == digest:
+                    return await self._file(past, str(place))
         return None
 
     async def listen(
@@ -212,6 +251,8 @@ class History:
         try:
             for past in sorted(self._records.values(), key=lambda each: each.created):
                 if (not ref or past.ref == ref) and not (active_only and past.completed):
+                    if ref and past.proving is not None:
+                        await asyncio.shield(past.proving)
                     yield COMPLETE if past.completed else STARTED, past
             while not early_exit:
                 event, past = await queue.get()
@@ -230,10 +271,10 @@ def _unlink(paths: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _split(log: bytes) -> Iterator[bytes]:
+def _split(data: bytes) -> Iterator[bytes]:
     at = 0
-    while at + _LENGTH.size <= len(log):
-        (length,) = _LENGTH.unpack_from(log, at)
+    while at + _LENGTH.size <= len(data):
+        (length,) = _LENGTH.unpack_from(data, at)
         at += _LENGTH.size
-        yield log[at : at + length]
+        yield data[at : at + length]
         at += length
