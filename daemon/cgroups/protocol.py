@@ -47,6 +47,9 @@ class Cgroup(Protocol):
     def thaw(self) -> None:
         """Undo `freeze`; harmless when not frozen."""
 
+    def thaw_below(self) -> None:
+        """Thaw cgroups inside it where they hold even the dying, as on v1: a container made and froze them."""
+
     def frozen(self) -> bool:
         """Is it, or is it becoming, frozen by `freeze` of this cgroup (not by an ancestor's)?"""
 

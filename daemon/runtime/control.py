@@ -40,6 +40,8 @@ class Control:
                 await self._foreign_call(container, "kill", container.id, str(number))
             else:
                 signal.pidfd_send_signal(member.pidfd, number)
+                if number == signal.SIGKILL and member is container.init:
+                    container.cgroup.thaw_below()  # init ends after all of its namespace have
         except ProcessLookupError:
             raise RequestError("not_running", f"container {container.id} is not running") from None
         except (OSError, ValueError) as error:

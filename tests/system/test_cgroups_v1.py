@@ -323,6 +323,24 @@ def test_kill_ends_a_fork_bomb(
     wait_until(lambda: not cgroup.pids())
 
 
+@pytest.mark.parametrize("hybrid", [True, False])
+def test_kill_ends_who_is_frozen_further_down(
+    layout: Layout, cgroup: Cgroup, spawn: Callable[..., subprocess.Popen[bytes]], hybrid: bool
+) -> None:
+    """As a container that froze a cgroup of its own leaves it."""
+    if hybrid and layout.kind != "hybrid":
+        pytest.skip("no v2 tree")
+    used = layout if hybrid else Layout("v1", layout.root, layout.v1, None)
+    cgroup.create({})
+    deep = open_cgroup(layout, f"{cgroup.path}/a/b")
+    deep.create({})
+    process = spawn("import time; time.sleep(60)")
+    deep.attach(process.pid)
+    deep.freeze()
+    open_cgroup(used, cgroup.path).kill()
+    assert process.wait(5) == -signal.SIGKILL
+
+
 def test_kill_reaches_who_is_not_in_the_v2_tree(
     layout: Layout, cgroup: Cgroup, spawn: Callable[..., subprocess.Popen[bytes]]
 ) -> None:

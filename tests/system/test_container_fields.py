@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -467,3 +468,19 @@ def test_a_volumes_file_system_after_the_daemon_was_killed(own_host: Host) -> No
     host.start()
     assert not is_mounted(place)
     host.docker("rm", "stays", "goes")
+
+
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/freezer").exists(), reason="v2's freezer lets go of the dying")
+def test_what_a_container_froze_in_itself_dies_with_it(engine: Engine, host: Host) -> None:
+    script = """
+    mkdir /sys/fs/cgroup/freezer/inner; sleep 1000 & echo $! > /sys/fs/cgroup/freezer/inner/tasks
+    echo FROZEN > /sys/fs/cgroup/freezer/inner/freezer.state; echo frozen; exec sleep 1000
+    """
+    engine.create("fields", script, {"Privileged": True})
+    host.docker("start", "fields")
+    deadline = time.monotonic() + 10
+    while host.docker("logs", "fields") != "frozen\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    host.docker("kill", "fields", timeout=8)
+    host.docker("rm", "fields")

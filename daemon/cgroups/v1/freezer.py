@@ -42,6 +42,13 @@ def thaw(directory: str) -> None:
         files.write(file, "THAWED")
 
 
+def thaw_below(directory: str) -> None:
+    """Thaw the cgroups inside, which whoever is in them may have frozen."""
+    for child in files.children(directory):
+        thaw(child)
+        thaw_below(child)
+
+
 def frozen(directory: str) -> bool:
     """This cgroup's own state, not what an ancestor's freezing makes of it."""
     own = files.read_optional(f"{directory}/freezer.self_freezing")

@@ -184,6 +184,12 @@ class LegacyCgroup:
         from daemon.cgroups.killing import signal_all
 
         signal_all(self, signal)
+        if signal == 9:
+            self.thaw_below()
+
+    def thaw_below(self) -> None:
+        if "freezer" in self._paths:
+            freezer.thaw_below(self._paths["freezer"])
 
     def _kill_unified(self) -> bool:
         """`cgroup.kill` of a hybrid's v2 directory; True if that reached everybody. Somebody may be in the
@@ -192,6 +198,7 @@ class LegacyCgroup:
             return False
         files.write(f"{self._unified}/cgroup.kill", 1)
         self.thaw()  # the v1 freezer holds the dying
+        self.thaw_below()
         left = self.pids()
         return set(left) <= set(files.walk_pids(self._unified))
 

@@ -147,6 +147,9 @@ class UnifiedCgroup:
     def thaw(self) -> None:
         freezer.thaw(self._directory)
 
+    def thaw_below(self) -> None:
+        """Nothing to do: v2's freezer lets go of the dying."""
+
     def frozen(self) -> bool:
         return freezer.frozen(self._directory)
 
