@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.cases import Cannot, Case, Setting, commands, crowd, pulling, runtime, streams
+from benchmarks.cases import Cannot, Case, Setting, building, commands, crowd, pulling, runtime, streams
 from benchmarks.engines import peer, pyd
 from benchmarks.measure import Row, number
 from tests.system import images
@@ -25,6 +25,11 @@ CASES: dict[str, Case] = {
     "logging": streams.logging,
     "noise": streams.start_beside_a_noisy_one,
     "pull": pulling.pull,
+    "steps": building.steps,
+    "stages": building.stages,
+    "copying": building.copying,
+    "cold": building.cold,
+    "context": building.memory,
     "crowd": crowd.crowd,
     "list": commands.listing,
 }
