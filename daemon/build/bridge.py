@@ -173,6 +173,8 @@ class Bridge:
     async def _run(self, session: Session | None) -> dict[str, str]:
         from daemon.build import attest, remotecache
         from daemon.build import export as exporting
+        from daemon.build.images import Images
+        from daemon.build.planning import credentials
 
         order, job = self.order, self.job
         exporting.check(order.exporters)
@@ -180,6 +182,7 @@ class Bridge:
         requests = attest.parse(order.attrs)
         if order.cache_imports:
             await remotecache.import_caches(self._bench, job, order.cache_imports)
+        job.resolver = Images(self._bench, job, self._ctx, credentials=credentials(job))
         self._ready.set_result(None)
         returned = await self._first()
         outcome = await self._outcome(returned)
