@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from daemon.config import DaemonConfig
+from daemon.config import BuilderConfig, CacheRule, DaemonConfig
 from storage.errors import InvalidArgument
 
 DEFAULT_CONFIG_FILE = Path("/etc/pyd/daemon.json")
@@ -97,9 +97,44 @@ def _pools(value: Any) -> tuple[tuple[str, int], ...]:
     return tuple(pools)
 
 
-def _entitlements(value: Any) -> frozenset[str]:
-    """`{"entitlements": {"network-host": true, "security-insecure": false}}`, dockerd's defaults; JSON as a flag."""
+def _builder(value: Any) -> BuilderConfig:
+    """`{"gc": {...}, "entitlements": {...}}` as dockerd has it; JSON as a flag."""
     given = value if isinstance(value, dict) else json.loads(value)
+    collection = {name.lower(): each for name, each in given.get("gc", {}).items()}
+    return BuilderConfig(
+        entitlements=_entitlements(given),
+        collects=_bool(collection.get("enabled", True)),
+        rules=tuple(_cache_rule(rule) for rule in collection.get("policy") or ()),
+        reserved=_bytes(collection.get("defaultreservedspace") or collection.get("defaultkeepstorage") or 0),
+        most=_bytes(collection.get("defaultmaxusedspace") or 0),
+        free=_bytes(collection.get("defaultminfreespace") or 0),
+    )
+
+
+def _cache_rule(given: Any) -> CacheRule:
+    """`{"all": false, "filter": ["unused-for=48h", "type=source.local"], "maxUsedSpace": "10GB"}`"""
+    from daemon.build.cache import duration
+
+    rule = {name.lower(): value for name, value in given.items()}
+    terms, unused_for = [], 0
+    for text in rule.get("filter") or ():
+        name, _, value = text.partition("=")
+        if name in ("unused-for", "until"):
+            unused_for = duration(value)
+        else:
+            terms.append(f"{name}=={value.lstrip('=')}" if value else name)
+    return CacheRule(
+        all=_bool(rule.get("all", False)),
+        filters=(",".join(terms),) if terms else (),
+        unused_for=unused_for,
+        reserved=_bytes(rule.get("reservedspace") or rule.get("keepstorage") or 0),
+        most=_bytes(rule.get("maxusedspace") or 0),
+        free=_bytes(rule.get("minfreespace") or 0),
+    )
+
+
+def _entitlements(given: dict[str, Any]) -> frozenset[str]:
+    """`{"entitlements": {"network-host": true, "security-insecure": false}}`, dockerd's defaults."""
     wanted = {"network-host": True, "security-insecure": False, **given.get("entitlements", {})}
     unknown = wanted.keys() - {"network-host", "security-insecure"}
     if unknown:
@@ -168,9 +203,7 @@ OPTIONS = (
     Option("cgroup_parent", "cgroup-parent", _text),
     Option("max_concurrent_downloads", "max-concurrent-downloads", _int),
     Option("max_concurrent_uploads", "max-concurrent-uploads", _int),
-    Option(
-        "builder_entitlements", "builder", _entitlements, help="what steps of builds may ask for, as JSON"
-    ),
+    Option("builder", "builder", _builder, help="gc and entitlements of builds, as JSON"),
     Option("shutdown_timeout", "shutdown-timeout", _int),
     Option("live_restore", "live-restore", _bool, help="default true; =false stops containers at the end"),
     Option("seccomp_profile", "seccomp-profile", _path),

@@ -18,6 +18,35 @@ DEFAULT_SOCKET = "unix:///run/pyd.sock"
 
 
 @dataclass(frozen=True)
+class CacheRule:
+    """One rule of the build cache's garbage collection: what may go, and how much may stay (bytes; 0: no limit)."""
+
+    all: bool = False
+    filters: tuple[str, ...] = ()
+    """As BuildKit writes them: "type==source.local"."""
+    unused_for: int = 0
+    """Nanoseconds."""
+    reserved: int = 0
+    most: int = 0
+    free: int = 0
+
+
+@dataclass(frozen=True)
+class BuilderConfig:
+    """`builder` of the configuration file."""
+
+    entitlements: frozenset[str] = frozenset(("network.host",))
+    """What steps of builds may have when their users ask for it: network.host, security.insecure."""
+    collects: bool = True
+    """Whether the cache is collected by itself."""
+    rules: tuple[CacheRule, ...] = ()
+    """Empty: the usual ones, with the limits below."""
+    reserved: int = 0
+    most: int = 0
+    free: int = 0
+
+
+@dataclass(frozen=True)
 class DaemonConfig:
     """Flags and configuration file of `pydd`, validated. Field names follow dockerd's flags."""
 
@@ -56,8 +85,7 @@ class DaemonConfig:
     shutdown_timeout: int = 15
     live_restore: bool = True
     """False stops all containers when the daemon is told to end, as dockerd does unless asked otherwise."""
-    builder_entitlements: frozenset[str] = frozenset(("network.host",))
-    """What steps of builds may have when their users ask for it: network.host, security.insecure."""
+    builder: BuilderConfig = field(default_factory=lambda: BuilderConfig())
     seccomp_profile: Path | None = None
     no_new_privileges: bool = False
     tls: bool = False

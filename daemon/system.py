@@ -238,7 +238,7 @@ class System:
         if "volume" in types:
             usage["Volumes"] = [await self._volume_usage(v) for v in engine.volumes.all()]
         if "build-cache" in types:
-            usage["BuildCache"] = engine.builds.rows()
+            usage["BuildCache"] = await engine.builds.rows()
         absent = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
         return absent | usage
 

@@ -127,6 +127,11 @@ class Collector:
     def lease(self) -> Lease:
         return Lease(self._leased)
 
+    def leases(self, node: Node) -> int:
+        """How many leases name it."""
+        with self._leased.lock:
+            return self._leased.nodes.get(node, 0)
+
     def collect(self) -> Collected:
         """One mark and sweep; concurrent calls queue up. In a thread."""
         with self._collecting:

@@ -12,9 +12,11 @@ from api.buildkit.workers import VERSION, worker
 from daemon.build.bridge import Bridge
 from daemon.build.gateway import CacheSpec, Order
 from daemon.build.history import COMPLETE, DELETED, STARTED, Past
+from daemon.build.inventory import Record
 from daemon.build.outcome import ExporterRequest
 from daemon.build.proto import control_grpc, control_pb2, rpc_pb2
 from daemon.build.telling import Teller, moment
+from daemon.config import CacheRule
 from storage.errors import PydError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 PAUSE = 0.03
 """Seconds between status messages of a busy build."""
+STATEMENT = "application/vnd.in-toto+json"
 LOGS = "application/vnd.buildkit.status.v0"
 _EVENTS = {
     STARTED: control_pb2.BuildHistoryEventType.STARTED,
@@ -69,20 +72,25 @@ class Control(control_grpc.ControlBase):
 
     async def DiskUsage(self, stream: Any) -> None:
         async with answering(stream) as request:
-            rows = self._engine.builds.usage(list(request.filter))
-            await stream.send_message(control_pb2.DiskUsageResponse(record=[_usage(row) for row in rows]))
+            records = await self._engine.builds.records(list(request.filter))
+            shown = [_usage(each) for each in records]
+            await stream.send_message(control_pb2.DiskUsageResponse(record=shown))
 
     async def Prune(self, stream: Any) -> None:
         async with answering(stream) as request:
-            rows = await self._engine.builds.prune_records(
-                list(request.filter),
-                all=request.all,
-                keep_seconds=request.keep_duration / 1_000_000_000,
-                keep_bytes=max(request.reserved_space, request.max_used_space),
+            gone, _ = await self._engine.builds.prune(
+                CacheRule(
+                    all=request.all,
+                    filters=tuple(request.filter),
+                    unused_for=request.keep_duration,
+                    reserved=request.reserved_space,
+                    most=request.max_used_space,
+                    free=request.min_free_space,
+                )
             )
             await stream.send_initial_metadata()
-            for row in rows:
-                await stream.send_message(_usage(row))
+            for each in gone:
+                await stream.send_message(_usage(each))
 
     # -- the history
 
@@ -148,21 +156,21 @@ def order_of(request: control_pb2.SolveRequest) -> Order:
     )
 
 
-def _usage(row: dict[str, Any]) -> control_pb2.UsageRecord:
-    record = control_pb2.UsageRecord(
-        id=row["ID"],
-        mutable=row["Mutable"],
-        in_use=row["InUse"],
-        size=row["Size"],
-        parents=row["Parents"],
-        usage_count=row["UsageCount"],
-        description=row["Description"],
-        record_type=row["Type"],
-        shared=row["Shared"],
+def _usage(record: Record) -> control_pb2.UsageRecord:
+    shown = control_pb2.UsageRecord(
+        id=record.id,
+        mutable=record.mutable,
+        in_use=record.in_use,
+        size=record.size,
+        parents=record.parents,
+        usage_count=record.uses,
+        description=record.description,
+        record_type=record.type,
+        shared=record.shared,
     )
-    record.created_at.CopyFrom(moment(row["CreatedAt"]))
-    record.last_used_at.CopyFrom(moment(row["LastUsedAt"]))
-    return record
+    shown.created_at.CopyFrom(moment(record.created))
+    shown.last_used_at.CopyFrom(moment(record.used))
+    return shown
 
 
 def _record(past: Past) -> control_pb2.BuildHistoryRecord:
@@ -183,6 +191,14 @@ def _record(past: Past) -> control_pb2.BuildHistoryRecord:
     if past.completed:
         record.completed_at.CopyFrom(moment(past.completed))
         record.logs.CopyFrom(control_pb2.Descriptor(media_type=LOGS, digest=past.log, size=past.size))
+    for proof in past.proofs:
+        place = record.results[proof.platform] if past.several else record.result
+        place.attestations.add(
+            media_type=STATEMENT,
+            digest=proof.digest,
+            size=proof.size,
+            annotations={"in-toto.io/predicate-type": proof.kind},
+        )
     if past.error:
         record.error.CopyFrom(rpc_pb2.Status.FromString(base64.b64decode(past.error)))
     return record

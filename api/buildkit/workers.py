@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING
 
-from daemon.build import service
+from daemon.build import inventory
 from daemon.build.proto import ops_pb2, worker_pb2
 from daemon.images import platforms
 
@@ -24,9 +25,17 @@ def worker(engine: Engine) -> worker_pb2.WorkerRecord:
         f"{_LABEL}snapshotter": "overlayfs",  # clients offer OCI archives and several platforms for its sake
         f"{_LABEL}hostname": platforms.local().os,
     }
+    disk = os.statvfs(config.data_root)
     policies = [
-        worker_pb2.GCPolicy(all=True, keep_duration=service.KEEP_SECONDS * 1_000_000_000),
-        worker_pb2.GCPolicy(all=True, max_used_space=service.KEEP_BYTES),
+        worker_pb2.GCPolicy(
+            all=rule.all,
+            filters=rule.filters,
+            keep_duration=rule.unused_for,
+            reserved_space=rule.reserved,
+            max_used_space=rule.most,
+            min_free_space=rule.free,
+        )
+        for rule in inventory.rules(config.builder, disk.f_blocks * disk.f_frsize)
     ]
     return worker_pb2.WorkerRecord(
         id=hashlib.sha256(str(config.data_root).encode()).hexdigest()[:25],

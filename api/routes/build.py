@@ -13,6 +13,7 @@ from api.models import answers
 from api.operation import POST, Call, Resource, answer, empty
 from api.query import FILTERS, Parameter, flag, integer, several, string
 from api.streams import Stream, json_error, map_stream, primed, progress_line
+from daemon.config import CacheRule
 from daemon.images.model import AuthConfig
 from storage.errors import InvalidArgument, NotImplementedYet
 
@@ -193,11 +194,27 @@ def _secrets(call: Call) -> dict[str, bytes]:
 )
 async def prune(call: Call) -> Response:
     """Removes build cache."""
+    gone, freed = await call.engine.builds.prune(_rule(call))
+    return answer({"CachesDeleted": [each.id for each in gone] or None, "SpaceReclaimed": freed})
+
+
+def _rule(call: Call) -> CacheRule:
+    from daemon.build.cache import duration
+    from daemon.build.inventory import from_api
+
     query = call.query
-    keep = max(query.integer("keep-storage") or 0, query.integer("reserved-space") or 0)
-    keep = max(keep, query.integer("max-used-space") or 0)
-    done = await call.engine.builds.prune(query.filters(), all=query.flag("all"), keep=keep)
-    return answer(done)
+    filters = dict(query.filters())
+    ages = [*filters.pop("until", ()), *filters.pop("unused-for", ())]
+    if len(ages) > 1:
+        raise InvalidArgument("filters expect only one value: until, unused-for")
+    return CacheRule(
+        all=query.flag("all"),
+        filters=from_api(filters),
+        unused_for=duration(ages[0]) if ages else 0,
+        reserved=query.integer("reserved-space") or query.integer("keep-storage") or 0,
+        most=query.integer("max-used-space") or 0,
+        free=query.integer("min-free-space") or 0,
+    )
 
 
 @operation(POST, "/build/cancel", "BuildCancel", query=(string("id", required=True),), errors=(400,))

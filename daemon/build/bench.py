@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daemon.build.cache import Cache
+from daemon.build.cachemounts import CacheMounts
 from daemon.build.graph import About, Source, Vertex
 from daemon.build.session.sessions import Session, Sessions
 from daemon.build.steps import CANCELED, Feed, Progress
@@ -86,7 +87,7 @@ class Bench:
     cache: Cache
     workshop: Workshop
     spool: Path
-    cache_mounts: Path
+    cache_mounts: CacheMounts
     sessions: Sessions
     running: dict[str, asyncio.Future[tuple[Result, ...]]] = field(default_factory=dict)
     """Steps under way by cache key: an equal one waits for it."""
@@ -97,13 +98,9 @@ class Bench:
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
     digests: dict[tuple[Any, ...], str] = field(default_factory=dict)
     """Content digests within layers, which never change."""
-    locks: dict[str, asyncio.Lock] = field(default_factory=dict)
-    """Cache mounts with sharing=locked."""
     deleting: set[asyncio.Task[None]] = field(default_factory=set)
     shown: dict[str, None] = field(default_factory=dict)
     """Steps that only configure and were shown before: the classic door calls them cached."""
-    private: set[str] = field(default_factory=set)
-    """Cache mounts with sharing=private that are in use."""
 
     def discard(self, directory: Path) -> None:
         """Moves a build's directory out of sight at once; deleting 50,000 files is nobody's wait."""

@@ -116,7 +116,7 @@ class Bridge:
         self._bench, self._ctx, self.order = bench, ctx, order
         ident = secrets.token_hex(8)
         self.job = Job(ident, bench.spool / f"build-{ident}", bench.store.lease())
-        self.job.entitlements = granted(order.entitlements, ctx.config.builder_entitlements)
+        self.job.entitlements = granted(order.entitlements, ctx.config.builder.entitlements)
         self._refs: dict[str, Ref] = {}
         self._known: Known = {}
         self._returned: asyncio.Future[FrontResult] = asyncio.get_running_loop().create_future()

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from daemon.clock import rfc3339
 from storage.errors import InvalidArgument
 from storage.gc import Blob, Layer, Lease
 from storage.records import Delete, Mutation, Put, Records
@@ -101,104 +100,9 @@ class Cache:
         if keys:
             await self.records.write([Put(KIND, key, self.entries[key].record()) for key in keys])
 
-    # -- what is shown and pruned
-
-    def rows(self, busy: Callable[[str], bool] = lambda key: False) -> list[dict[str, Any]]:
-        """Docker's BuildCache records (GET /system/df)."""
-        by_chain = {entry.chain: entry for entry in self.entries.values()}
-        rows = []
-        for entry in sorted(self.entries.values(), key=lambda each: each.created):
-            parent = by_chain.get(entry.parent)
-            rows.append(
-                {
-                    "ID": identifier(entry.key),
-                    "Parents": [identifier(parent.key)] if parent else None,
-                    "Type": "regular",
-                    "Description": entry.text,
-                    "InUse": busy(entry.key),
-                    "Shared": False,
-                    "Size": entry.size,
-                    "CreatedAt": rfc3339(entry.created),
-                    "LastUsedAt": rfc3339(entry.used),
-                    "UsageCount": entry.uses,
-                }
-            )
-        return rows
-
     def size(self) -> int:
+        """Bytes of all layers, each once."""
         return sum(entry.size for entry in {entry.chain: entry for entry in self.entries.values()}.values())
-
-    def choose(self, wanted: Selection, *, now: int, dangling: Callable[[Entry], bool]) -> list[Entry]:
-        """What a prune would remove: oldest use first, until the space that may stay is kept."""
-        candidates = sorted(self.entries.values(), key=lambda each: each.used)
-        chosen = []
-        left = self.size()
-        for entry in candidates:
-            if not wanted.takes(entry, now) or not (wanted.all or dangling(entry)):
-                continue
-            if wanted.keep and left <= wanted.keep:
-                break
-            chosen.append(entry)
-            left -= entry.size
-        return chosen
-
-
-@dataclass(frozen=True)
-class Selection:
-    """POST /build/prune's parameters."""
-
-    all: bool = False
-    keep: int = 0
-    """Bytes that may stay."""
-    unused_for: int = 0
-    """Nanoseconds."""
-    ids: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-    descriptions: tuple[str, ...] = ()
-
-    def takes(self, entry: Entry, now: int) -> bool:
-        if self.unused_for and now - entry.used < self.unused_for:
-            return False
-        if self.ids and not any(identifier(entry.key).startswith(wanted) for wanted in self.ids):
-            return False
-        if self.types and "regular" not in self.types:
-            return False
-        return not self.descriptions or any(wanted in entry.text for wanted in self.descriptions)
-
-
-_KNOWN = frozenset(
-    (
-        "until",
-        "unused-for",
-        "id",
-        "parent",
-        "type",
-        "description",
-        "inuse",
-        "shared",
-        "private",
-        "mutable",
-        "immutable",
-    )
-)
-
-
-def selection(filters: Mapping[str, Sequence[str]], *, all: bool, keep: int) -> Selection:
-    """InvalidArgument for a filter that there is not, or a time that is none."""
-    for name in filters:
-        if name not in _KNOWN:
-            raise InvalidArgument(f"invalid filter '{name}'")
-    ages = [*filters.get("until", ()), *filters.get("unused-for", ())]
-    if len(ages) > 1:
-        raise InvalidArgument("filters expect only one value: until, unused-for")
-    return Selection(
-        all=all or bool(filters.get("id")),
-        keep=keep,
-        unused_for=duration(ages[0]) if ages else 0,
-        ids=tuple(filters.get("id", ())),
-        types=tuple(filters.get("type", ())),
-        descriptions=tuple(filters.get("description", ())),
-    )
 
 
 def duration(text: str) -> int:

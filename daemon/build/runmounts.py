@@ -10,10 +10,10 @@ ssh       the socket of an agent of the client's, served while the step runs
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ async def prepare(
                     tree = inputs[mount.input] if mount.input >= 0 else SCRATCH
                     await _bind(bench, mount, tree, directory / str(number), prepared)
                 case "cache":
-                    await _cache(bench, mount, inputs, prepared)
+                    await _cache(bench, operation, mount, inputs, prepared)
                 case "tmpfs":
                     size = [f"size={mount.size}"] if mount.size else []
                     options = ["nosuid", "nodev", "mode=755", *size]
@@ -128,34 +128,18 @@ async def _bind(bench: Bench, mount: ExecMount, tree: Result, own: Path, prepare
     )
 
 
-async def _cache(bench: Bench, mount: ExecMount, inputs: list[Result], prepared: Prepared) -> None:
-    name = hashlib.sha256(f"{mount.id}\0{mount.uid}\0{mount.gid}".encode()).hexdigest()
-    if mount.sharing == "locked":
-        lock = bench.locks.setdefault(name, asyncio.Lock())
-        await lock.acquire()
-        prepared.undo.append(lock.release)
-    elif mount.sharing == "private":
-        name = _free(bench, name, prepared)
-    directory = bench.cache_mounts / name
-    if not directory.exists():
-        directory.mkdir(parents=True, mode=0o755)
-        os.chown(directory, mount.uid, mount.gid)
-        os.chmod(directory, 0o755 if mount.mode is None else mount.mode)
-        if mount.input >= 0:
-            await _fill(bench, inputs[mount.input], mount.source, directory)
+async def _cache(
+    bench: Bench, operation: Exec, mount: ExecMount, inputs: list[Result], prepared: Prepared
+) -> None:
+    fill = None
+    if mount.input >= 0:
+        fill = partial(_fill, bench, inputs[mount.input], mount.source)
+    named = f' with id "{mount.id}"' if mount.id and mount.id != mount.target else ""
+    description = f"cached mount {mount.target} from exec {' '.join(operation.args)}{named}"
+    directory, release = await bench.cache_mounts.take(mount, description, fill)
+    prepared.undo.append(release)
     options = [*_BIND, "ro"] if mount.readonly else _BIND
     prepared.mounts.append(_mount("bind", str(directory), mount.target, options))
-
-
-def _free(bench: Bench, name: str, prepared: Prepared) -> str:
-    """The first copy of a private cache that nobody uses."""
-    number = 0
-    while f"{name}-{number}" in bench.private:
-        number += 1
-    chosen = f"{name}-{number}"
-    bench.private.add(chosen)
-    prepared.undo.append(lambda: bench.private.discard(chosen))
-    return chosen
 
 
 async def _fill(bench: Bench, tree: Result, source: str, directory: Path) -> None:

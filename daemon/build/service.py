@@ -6,20 +6,20 @@ Memory of a daemon that builds nothing is this module, the cache's index and its
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from daemon.build.cache import Cache, Entry, Selection, selection
-from storage.errors import Conflict
+from daemon.build.cache import Cache
 
 if TYPE_CHECKING:
     from daemon.build.bench import Bench
     from daemon.build.gateway import Gateway
+    from daemon.build.housekeeping import Housekeeping
+    from daemon.build.inventory import Record
     from daemon.build.request import BuildRequest
     from daemon.build.session.sessions import Sessions
+    from daemon.config import CacheRule
     from daemon.containers.context import Context
     from daemon.images.store import ImageStore
     from daemon.runtime.client import ExitEvent, RuntimeState
@@ -29,8 +29,6 @@ UNKNOWN_EXIT = 255
 _WORKING, _REMOVED = "build-", "removed-build-"
 COLLECT_AFTER = 60.0
 """Seconds after a build before the cache is looked at for what is too old or too much."""
-KEEP_BYTES = 20 << 30
-KEEP_SECONDS = 30 * 24 * 3600
 
 
 class Builds:
@@ -42,7 +40,7 @@ class Builds:
         self.cache.load()
         self._bench: Bench | None = None
         self._gateway: Gateway | None = None
-        self._pruning = False
+        self._keeper: Housekeeping | None = None
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._collecting: asyncio.Task[Any] | None = None
 
@@ -58,6 +56,8 @@ class Builds:
         for pattern in (f"{_WORKING}*", f"{_REMOVED}*"):
             for left in (config.data_root / "tmp").glob(pattern):
                 shutil.rmtree(left, ignore_errors=True)
+        for left in (config.data_root / "build" / "cache").glob("removed-*"):
+            shutil.rmtree(left, ignore_errors=True)
         shutil.rmtree(config.exec_root / "build", ignore_errors=True)
 
     async def stop(self) -> None:
@@ -105,6 +105,7 @@ class Builds:
         """What all builds share; made when first needed."""
         if self._bench is None:
             from daemon.build.bench import Bench
+            from daemon.build.cachemounts import CacheMounts
             from daemon.build.session.sessions import Sessions
             from daemon.build.workshop import Workshop
 
@@ -112,9 +113,8 @@ class Builds:
             root = config.data_root
             workshop = Workshop(self._store.content.root)
             sessions = Sessions(workshop, root / "build" / "contexts", config.exec_root / "build")
-            self._bench = Bench(
-                self._ctx, self._store, self.cache, workshop, root / "tmp", root / "build" / "cache", sessions
-            )
+            mounts = CacheMounts(root / "build" / "cache")
+            self._bench = Bench(self._ctx, self._store, self.cache, workshop, root / "tmp", mounts, sessions)
         return self._bench
 
     @property
@@ -163,67 +163,30 @@ class Builds:
 
     # -- the cache
 
-    def rows(self) -> list[dict[str, Any]]:
-        return self.cache.rows(self._busy())
+    def _housekeeping(self) -> Housekeeping:
+        if self._keeper is None:
+            from daemon.build.housekeeping import Housekeeping
 
-    def size(self) -> int:
-        return self.cache.size()
+            self._keeper = Housekeeping(self.bench())
+        return self._keeper
 
-    def usage(self, filters: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """BuildKit's usage records (`docker buildx du`); times in nanoseconds. Filters as `name==value`."""
-        from daemon.build.usage import usage
+    async def rows(self) -> list[dict[str, Any]]:
+        """Docker's BuildCache records (GET /system/df)."""
+        if not self.cache.entries and not (self._ctx.config.data_root / "build").exists():
+            return []  # nobody ever built here: nothing is loaded for it
+        from daemon.build.housekeeping import row
 
-        return usage(self.cache, self._busy(), filters)
+        return [row(record) for record in await self.records()]
 
-    def _busy(self) -> Callable[[str], bool]:
-        running = set(self._bench.running) if self._bench else set()
-        return lambda key: key in running
+    async def records(self, filters: Sequence[str] = ()) -> list[Record]:
+        """What is kept, the oldest first. `filters`: as BuildKit's clients write them."""
+        return await self._housekeeping().records(filters)
 
-    async def prune(
-        self, filters: Mapping[str, Sequence[str]], *, all: bool = False, keep: int = 0
-    ) -> dict[str, Any]:
-        """{"CachesDeleted": [ids] or None, "SpaceReclaimed": bytes}."""
-        from daemon.build.cache import identifier
-
-        wanted = selection(filters, all=all, keep=keep)
-        chosen, freed = await self._prune(wanted, lambda entry: True, everything=all and not filters)
-        return {"CachesDeleted": [identifier(e.key) for e in chosen] or None, "SpaceReclaimed": freed}
-
-    async def prune_records(
-        self, filters: Sequence[str], *, all: bool, keep_seconds: float, keep_bytes: int
-    ) -> list[dict[str, Any]]:
-        """`docker buildx prune`: the usage records of what is gone."""
-        from daemon.build.usage import usage
-
-        rows = {row["Key"]: row for row in usage(self.cache, self._busy(), filters)}
-        wanted = Selection(all=all, keep=keep_bytes, unused_for=int(keep_seconds * 1_000_000_000))
-        everything = all and not filters and not keep_seconds and not keep_bytes
-        chosen, _ = await self._prune(wanted, lambda entry: entry.key in rows, everything=everything)
-        return [rows[entry.key] for entry in chosen]
-
-    async def _prune(
-        self, wanted: Selection, allowed: Callable[[Entry], bool], *, everything: bool
-    ) -> tuple[list[Entry], int]:
-        """What went, and the bytes that came free with it."""
-        if self._pruning:
-            raise Conflict("a prune operation is already running")
-        self._pruning = True
-        try:
-            held = {image.chain_ids[n] for image in self._store for n in range(len(image.chain_ids))}
-            chosen = self.cache.choose(
-                wanted, now=time.time_ns(), dangling=lambda entry: entry.chain not in held
-            )
-            busy = self._busy()
-            chosen = [entry for entry in chosen if not busy(entry.key) and allowed(entry)]
-            freed = sum({e.chain: e.size for e in chosen if e.chain not in held}.values())
-            await self.cache.forget([entry.key for entry in chosen])
-            await self._store.collect()
-            if everything and self._bench is not None and not self._bench.exits:
-                freed += await asyncio.to_thread(_remove_tree, self._bench.cache_mounts)
-        finally:
-            self._pruning = False
+    async def prune(self, rule: CacheRule) -> tuple[list[Record], int]:
+        """What went, and the bytes that came free. Conflict while another prune runs."""
+        gone, freed = await self._housekeeping().prune(rule)
         self._ctx.events.publish("builder", "prune", "", {"reclaimed": str(freed)})
-        return chosen, freed
+        return gone, freed
 
     def _collect_later(self) -> None:
         """Garbage collection by age and size, some time after the last build."""
@@ -233,16 +196,4 @@ class Builds:
 
     async def _collect(self) -> None:
         await asyncio.sleep(COLLECT_AFTER)
-        with contextlib.suppress(Conflict):
-            await self.prune({"unused-for": [f"{KEEP_SECONDS}s"]}, all=True)
-            if self.cache.size() > KEEP_BYTES:
-                await self.prune({"unused-for": ["1h"]}, all=True, keep=KEEP_BYTES)
-
-
-def _remove_tree(path: Any) -> int:
-    size = 0
-    for each in path.glob("**/*"):
-        with contextlib.suppress(OSError):
-            size += each.lstat().st_size if not each.is_dir() else 0
-    shutil.rmtree(path, ignore_errors=True)
-    return size
+        await self._housekeeping().collect()

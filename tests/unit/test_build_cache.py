@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from daemon.build.cache import Cache, Entry, Selection
+from daemon.build.cache import Cache, Entry
 from storage.content import ContentStore
 from storage.gc import Collector, Layer
 from storage.records import Records
 from storage.snapshots import OverlaySnapshotter
-
-HOUR = 3600 * 10**9
 
 
 class Store:
@@ -64,22 +62,6 @@ async def test_a_restart_finds_entries_and_times_of_use(store: Store) -> None:
     assert store.collector.collect().layers == ()
 
 
-async def test_prune_takes_the_oldest_until_enough_is_free(store: Store) -> None:
-    for number, name in enumerate(("aa", "bb", "cc")):
-        await store.cache.add(store.entry(name, used=number * HOUR, size=100))
-
-    def chosen(selection: Selection, now: int = 10 * HOUR, held: frozenset[str] = frozenset()) -> list[str]:
-        found = store.cache.choose(selection, now=now, dangling=lambda entry: entry.chain not in held)
-        return [entry.chain for entry in found]
-
-    assert chosen(Selection()) == ["aa", "bb", "cc"]
-    assert chosen(Selection(), held=frozenset({"aa"})) == ["bb", "cc"]
-    assert chosen(Selection(all=True), held=frozenset({"aa"})) == ["aa", "bb", "cc"]
-    assert chosen(Selection(keep=150)) == ["aa", "bb"]
-    assert chosen(Selection(unused_for=9 * HOUR)) == ["aa", "bb"]
-    assert chosen(Selection(descriptions=("RUN b",))) == ["bb"]
-
-
 async def test_two_keys_for_one_layer_count_once(store: Store) -> None:
     entry = store.entry("aa", used=1, size=100)
     await store.cache.add(entry)
@@ -87,4 +69,4 @@ async def test_two_keys_for_one_layer_count_once(store: Store) -> None:
     assert store.cache.size() == 100
     await store.cache.forget([entry.key])
     assert store.collector.collect().layers == ()
-    assert [row["Description"] for row in store.cache.rows()] == ["RUN aa"]
+    assert store.collector.leases(Layer("aa")) == 1
