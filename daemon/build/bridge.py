@@ -14,12 +14,14 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from daemon.build.bench import Bench, Job, Result
 from daemon.build.entitlements import granted
+from daemon.build.dockerfile.ignore import lines
+from daemon.build.dockerfile.source import MAX_SIZE
 from daemon.build.graph import Output
 from daemon.build.outcome import BuildRecord, Made, Outcome, SourceUsed
 from daemon.build.solve import Solver
@@ -112,7 +114,11 @@ class Failed(InvalidArgument):
 class Bridge:
     """`async with`: everything the build holds is given back at the end, whatever happens."""
 
-    def __init__(self, bench: Bench, ctx: Context, order: Order) -> None:
+    def __init__(
+        self, bench: Bench, ctx: Context, order: Order, body: AsyncIterator[bytes] | None = None
+    ) -> None:
+        """`body`: an archive, or a lone Dockerfile, that is the context."""
+        self._body = body
         self._bench, self._ctx, self.order = bench, ctx, order
         ident = secrets.token_hex(8)
         self.job = Job(ident, bench.spool / f"build-{ident}", bench.store.lease())
@@ -180,6 +186,8 @@ class Bridge:
         exporting.check(order.exporters)
         remotecache.check(order.cache_exports)
         requests = attest.parse(order.attrs)
+        if self._body is not None:
+            await self._receive(self._body)
         if order.cache_imports:
             await remotecache.import_caches(self._bench, job, order.cache_imports)
         job.resolver = Images(self._bench, job, self._ctx, credentials=credentials(job))
@@ -203,6 +211,22 @@ class Bridge:
         told = {name: value for name, value in returned.metadata.items() if name.startswith("frontend.")}
         return answer | {name: value.decode("utf-8", "replace") for name, value in told.items()}
 
+    async def _receive(self, body: AsyncIterator[bytes]) -> None:
+        """The context from a request's body, without what .dockerignore names."""
+        directory = self.job.directory / "context"
+        directory.mkdir()
+        workshop = self._bench.workshop
+        await workshop.context(body, directory)
+        dockerfile = self.order.attrs.get("filename") or "Dockerfile"
+        for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
+            found = await workshop.call("read", directory=str(directory), path=name, limit=MAX_SIZE)
+            if found is not None:
+                patterns = lines(base64.b64decode(found).decode("utf-8", "replace"))
+                kept = [*patterns, f"!{dockerfile}", f"!{name}"]
+                await workshop.call("prune", directory=str(directory), patterns=kept)
+                break
+        self.job.contexts |= {"context": directory, "dockerfile": directory}
+
     async def _first(self) -> FrontResult:
         """What is to be exported: the client's result, or that of the front end it named."""
         order = self.order
@@ -211,11 +235,13 @@ class Bridge:
         return await asyncio.shield(self._returned)
 
     async def _outcome(self, returned: FrontResult) -> Outcome:
+        named = _platforms(returned.metadata)
+        order = {name: place for place, name in enumerate(named)}
         pairs = [(name, ref) for name, ref in returned.each() if ref is not None or returned.refs is not None]
+        pairs.sort(key=lambda pair: order.get(pair[0], 0))  # a map has no order on the wire
         results = await Solver(self._bench, self.job).solve_all(
             [ref.output if ref else None for _, ref in pairs]
         )
-        named = _platforms(returned.metadata)
         made = []
         for number, ((name, _), result) in enumerate(zip(pairs, results, strict=True)):
             platform = (

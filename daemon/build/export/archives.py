@@ -53,7 +53,7 @@ class Archive:
             **committed.descriptor,
             "annotations": dict(sorted({CREATED: times.rfc3339(moment), **notes}.items())),
         }
-        answer = committed.answer() | {
+        answer = committed.answer(stored=False) | {
             "containerimage.descriptor": base64.b64encode(_compact(descriptor)).decode()
         }
         if names:
@@ -113,7 +113,7 @@ def _members(
             "Layers": [_path(layer.blob.digest) for layer in image.layers],
         }
         members.append(_document("manifest.json", encode([listed])))
-    members.append(_document("oci-layout", LAYOUT))
+    members.append(_document("oci-layout", LAYOUT) | {"mode": 0o444})
     return members
 
 

@@ -75,4 +75,4 @@ class Delivery:
         shown = [str(name) for name in names]
         if wanted.dangling_prefix and not (wanted.dangling_empty_only and names):
             shown.append(f"{wanted.dangling_prefix}@{digest}")
-        return committed.answer() | ({"image.name": ",".join(shown)} if shown else {})
+        return committed.answer(stored=wanted.store) | ({"image.name": ",".join(shown)} if shown else {})

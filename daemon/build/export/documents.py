@@ -66,26 +66,29 @@ def layer_type(media_type: str, *, oci: bool) -> str:
 
 
 def manifest(
-    config: bytes, layers: Sequence[Descriptor], *, oci: bool, annotations: Mapping[str, str]
+    config: bytes,
+    layers: Sequence[tuple[Descriptor, Mapping[str, str]]],
+    *,
+    oci: bool,
+    annotations: Mapping[str, str],
 ) -> tuple[bytes, str]:
-    """(document, its media type)"""
+    """(document, its media type); layers with annotations, for which Docker's form has no place."""
     kind = manifests.OCI_MANIFEST if oci else manifests.DOCKER_MANIFEST
     document: Json = {
         "schemaVersion": 2,
         "mediaType": kind,
         "config": descriptor(manifests.OCI_CONFIG if oci else manifests.DOCKER_CONFIG, config),
-        "layers": [
-            {
-                "mediaType": layer_type(layer.media_type, oci=oci),
-                "digest": layer.digest,
-                "size": layer.size,
-            }
-            for layer in layers
-        ],
+        "layers": [_layer(layer, notes if oci else {}, oci=oci) for layer, notes in layers],
     }
     if annotations:
         document["annotations"] = dict(sorted(annotations.items()))
     return indented(document), kind
+
+
+def _layer(layer: Descriptor, notes: Mapping[str, str], *, oci: bool) -> Json:
+    media_type = layer_type(layer.media_type, oci=oci)
+    fields: Json = {"mediaType": media_type, "digest": layer.digest, "size": layer.size}
+    return fields | ({"annotations": dict(sorted(notes.items()))} if notes else {})
 
 
 def index(entries: Sequence[Json], *, oci: bool, annotations: Mapping[str, str]) -> tuple[bytes, str]:

@@ -60,14 +60,19 @@ class Committed:
         fitting = [(place, each) for place, each in ranked if place is not None]
         return min(fitting, key=lambda pair: pair[0])[1] if fitting else self.images[0]
 
-    def answer(self) -> dict[str, str]:
-        """The part of the exporter's response that all exporters of images have."""
+    def answer(self, *, stored: bool) -> dict[str, str]:
+        """The part of the exporter's response that all exporters of images have.
+
+        BuildKit tells no configuration of an index. Where images are `stored` it is the image's ID, and told.
+        """
         encoded = json.dumps(self.descriptor, separators=(",", ":")).encode()
-        return {
+        answer = {
             "containerimage.digest": self.descriptor["digest"],
-            "containerimage.config.digest": digest_of(self.main.config),
             "containerimage.descriptor": base64.b64encode(encoded).decode(),
         }
+        if stored or not self.target.is_index:
+            answer["containerimage.config.digest"] = digest_of(self.main.config)
+        return answer
 
 
 class Writer:
@@ -134,7 +139,7 @@ class Writer:
         encoded = config.encoded(found, cache)
         body, media_type = documents.manifest(
             encoded,
-            [layer.descriptor for layer in layers],
+            [(layer.descriptor, layer.notes) for layer in layers],
             oci=options.oci,
             annotations=options.annotations.at(MANIFEST, platform),
         )

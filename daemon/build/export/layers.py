@@ -7,8 +7,8 @@ other layers, with other diff IDs.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daemon.build.bench import Bench, Job, Result
@@ -24,6 +24,7 @@ from daemon.images.transfer.parent import Worker
 from storage.errors import Internal, InvalidArgument, NotFound
 from storage.gc import Blob, Layer
 
+REWRITTEN = "buildkit/rewritten-timestamp"
 MEDIA_TYPES = {
     GZIP: manifests.DOCKER_LAYER,
     ZSTD: f"{manifests.OCI_LAYER}+zstd",
@@ -39,6 +40,8 @@ class Exported:
     blob: LayerBlob
     inherited: bool
     """It came with a base image."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Annotations of its descriptor, where there is a place for them."""
 
     @property
     def descriptor(self) -> Descriptor:
@@ -87,7 +90,8 @@ class Layers:
             if layer.inherited:
                 return layer
             diff_id, blob = await self._convert(layer, wanted, epoch)
-            return replace(layer, made=replace(layer.made, diff_id=diff_id), blob=blob)
+            made, notes = replace(layer.made, diff_id=diff_id), {REWRITTEN: str(epoch // 10**9)}
+            return replace(layer, made=made, blob=blob, notes=notes)
 
         return await _each(layers, one)
 

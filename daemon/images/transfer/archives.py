@@ -137,7 +137,8 @@ class Archives:
                 elif "blob" in member:
                     self._save_layer(writer, name, mtime, member["blob"], member["size"])
                 elif "body" in member:
-                    writer.file(name, base64.b64decode(member["body"]), mtime=mtime)
+                    mode = member.get("mode", 0o644)
+                    writer.file(name, base64.b64decode(member["body"]), mode=mode, mtime=mtime)
                 else:
                     writer.directory(name, mtime=mtime)
             writer.close()
