@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     Key = tuple[str, str | None]
 
+COMPRESSOR_PATIENCE = 2.0
 LOG_PATIENCE = 10.0
 """Seconds that a log's receiver gets after the end of its container; moby daemon/container loggerCloseTimeout."""
 
@@ -150,8 +151,13 @@ class Process:
         self.settle()
 
     def give_up_draining(self) -> None:
-        """Some other process holds the output open; what there is has been read."""
-        self._report_drained()
+        """Some other process holds the output open; what there is has been read. Or our own compressor is late on a
+        busy machine: then the log grows too long rather than to miss its end when the exit is told."""
+        if self.log is not None and self.log.file.waiting:
+            self.loop.later(COMPRESSOR_PATIENCE, self._report_drained)
+            self.log.file.pin(True)
+        else:
+            self._report_drained()
 
     def _report_drained(self) -> None:
         done, self._drained = self._drained, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import socket
 import struct
@@ -228,6 +230,30 @@ def test_the_end_drains_reports_and_lets_clients_go(bench: Bench, tmp_path: Path
     assert bench.ended(client)
     assert '"last words"' in (tmp_path / "log").read_text()
     client.close()
+
+
+def test_a_late_compressor_does_not_keep_the_end_of_a_log_back(bench: Bench, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "log.1").write_bytes(b"old")
+    with open(tmp_path / "log.1", "rb") as old:
+        fcntl.flock(old, fcntl.LOCK_EX)  # so that the compressor waits
+        options = {"max-size": "1k", "max-file": "5", "compress": "true"}
+        bench.adopt({"driver": "json-file", "path": str(log), "options": options})
+        for number in range(200):
+            os.write(bench.stdout, b"%d\n" % number)
+            bench.settle()
+        bench.end()
+        done: list[bool] = []
+        bench.process.drain(lambda: done.append(True))
+        bench.settle()
+        assert not done
+        bench.process.give_up_draining()
+        bench.settle()
+        assert done
+        logged = log.read_text().splitlines()
+        assert [json.loads(line)["log"] for line in logged] == [f"{n}\n" for n in range(200)]
+    while (tmp_path / "log.1").exists():
+        bench.loop.turn(0.01)
 
 
 def test_output_held_open_by_others_does_not_delay_for_ever(bench: Bench) -> None:
