@@ -163,6 +163,7 @@ class Sink:
         self._abandoned = False
         self._awaits = OUT
         self.dropped = 0
+        self.messages = 0
         self.on_ready: Callable[[], None] = lambda: None
 
     @property
@@ -170,6 +171,7 @@ class Sink:
         return self._limit is None and bool(self._queue)
 
     def send(self, message: bytes) -> None:
+        self.messages += 1
         if self._abandoned:
             self._drop(1)
             return
@@ -309,7 +311,8 @@ def _seal(memory: int) -> None:
 
 
 class Forwarding:
-    """What the keeper asks of a log file, for a log that goes elsewhere. `beside` may be missing."""
+    """What the keeper asks of a log file, for a log that goes elsewhere. `beside` may be missing: `size` then is the
+    number of messages, by which a reader of the journal knows where it stands."""
 
     def __init__(self, sink: Sink, beside: LogFile | None) -> None:
         self._sink = sink
@@ -317,7 +320,7 @@ class Forwarding:
 
     @property
     def size(self) -> int:
-        return self._beside.size if self._beside is not None else 0
+        return self._beside.size if self._beside is not None else self._sink.messages
 
     @property
     def inode(self) -> int:

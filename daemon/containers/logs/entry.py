@@ -51,10 +51,12 @@ class Cursor(Protocol):
 
 
 class LogSource(Protocol):
-    path: str
-
     def open(self, selection: Selection) -> Cursor: ...
 
     def size(self) -> int:
         """Bytes on disk, about."""
+        ...
+
+    def directories(self) -> list[str]:
+        """Where files change when the log grows."""
         ...

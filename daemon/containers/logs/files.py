@@ -52,6 +52,11 @@ class LogFiles:
     def open(self, selection: Selection) -> FileCursor:
         return FileCursor(self.path, selection, self._format)
 
+    def directories(self) -> list[str]:
+        directory = os.path.dirname(self.path)
+        os.makedirs(directory, exist_ok=True)
+        return [directory]
+
     def size(self) -> int:
         total = 0
         for path in (*(piece.path for piece in rotated(self.path)), self.path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from daemon.config import DaemonConfig
 from daemon.containers.logs import drivers
+from daemon.containers.logs.journald import journal_behind
 from daemon.containers.model import Container
 from daemon.runtime.client import LogSpec
 from storage.errors import Internal
@@ -37,9 +38,12 @@ def log_path(container: Container, config: DaemonConfig) -> str:
 
 
 def readable_path(container: Container, config: DaemonConfig) -> str:
-    """The file that `logs` reads, if any: for drivers that send logs away, the copy kept beside."""
+    """The file that `logs` reads, if any: for drivers that send logs away, the copy kept beside, unless they can be
+    read back where they went. (A copy that is there was kept when they could not.)"""
     if driver_of(container) in drivers.REMOTE and not drivers.cache_disabled(_given(container)):
-        return str(config.container_dir(container.id) / "container-cached.log")
+        copy = str(config.container_dir(container.id) / "container-cached.log")
+        read_back = driver_of(container) == "journald" and journal_behind(config.journald_socket) is not None
+        return "" if read_back and not os.path.exists(copy) else copy
     return log_path(container, config)
 
 

@@ -8,7 +8,6 @@ that it wrote has been given out.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from daemon.clock import parse_rfc3339, parse_timestamp
 from daemon.containers.context import Context
 from daemon.containers.logs.entry import Entry, LogSource, Place, Selection
 from daemon.containers.logs.files import LogFiles
+from daemon.containers.logs.journald import JournalLog, journal_behind
 from daemon.containers.logs.jsonfile import JsonFormat
 from daemon.containers.logs.localfile import LocalFormat
 from daemon.containers.logs.options import driver_of, readable_path
@@ -79,6 +79,8 @@ def source(ctx: Context, container: Container) -> LogSource:
     path = readable_path(container, ctx.config)
     if path:
         return LogFiles(path, JsonFormat() if driver_of(container) == "json-file" else LocalFormat())
+    if driver_of(container) == "journald" and (journal := journal_behind(ctx.config.journald_socket)):
+        return JournalLog(journal, container.id)
     raise NotImplementedYet("configured logging driver does not support reading")
 
 
@@ -140,9 +142,8 @@ def _watch(log: LogSource, container: Container) -> inotify.Watch | None:
     if not container.state.running:
         return None
     watch = inotify.Watch()
-    directory = os.path.dirname(log.path)
-    os.makedirs(directory, exist_ok=True)
-    watch.add(directory, inotify.IN_MODIFY | inotify.IN_CREATE | inotify.IN_MOVED_TO)
+    for directory in log.directories():
+        watch.add(directory, inotify.IN_MODIFY | inotify.IN_CREATE | inotify.IN_MOVED_TO)
     return watch
 
 
