@@ -15,7 +15,7 @@ from api.query import FILTERS, Parameter, flag, integer, several, string
 from api.streams import Stream, json_error, map_stream, primed, progress_line
 from daemon.config import CacheRule
 from daemon.images.model import AuthConfig
-from storage.errors import InvalidArgument, NotImplementedYet
+from storage.errors import InvalidArgument
 
 RESOURCE = Resource("Image")
 operation = RESOURCE.operation
@@ -56,7 +56,7 @@ _SECRETS = Parameter(
         string("platform"),
         string("target", "Stage to build."),
         string("outputs"),
-        string("version", "1: this door; 2: BuildKit."),
+        string("version", "1: the classic builder; 2: BuildKit."),
         string("ulimits", "JSON list."),
         string("buildid"),
         string("session"),
@@ -67,20 +67,28 @@ _SECRETS = Parameter(
     ),
     body="application/x-tar",
     returns=answers.Progress,
-    errors=(400, 404, 500, 501),
+    errors=(400, 404, 500),
 )
 async def build(call: Call) -> Response:
     """Builds an image from a Dockerfile and its context."""
     _refuse_unknown(call)
-    source = call.engine.builds.build(_request(call), call.stream())
+    if call.query.string("version") == "2":
+        outputs = [each for each in _json(call, "outputs", list) if isinstance(each, dict)]
+        source = call.engine.builds.build_second(
+            _request(call), call.query.string("session"), outputs, call.stream()
+        )
+    else:
+        source = call.engine.builds.build(_request(call), call.stream())
     ready = await call.unless_gone(primed(source))
     return Stream(map_stream(ready, progress_line), media_type="application/json", on_error=json_error)
 
 
 def _refuse_unknown(call: Call) -> None:
     query = call.query
-    if query.string("version") == "2" or query.string("remote") == "client-session":
-        raise NotImplementedYet("BuildKit sessions are not supported yet: build with DOCKER_BUILDKIT=0")
+    if query.string("version") == "2":
+        return
+    if query.string("remote") == "client-session":
+        raise InvalidArgument("a context of the session is only supported with BuildKit (version=2)")
     if query.string("version") not in ("", "1"):
         raise InvalidArgument(f"invalid version {query.string('version')}")
     if query.flag("squash"):

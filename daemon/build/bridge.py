@@ -12,16 +12,18 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from daemon.build.bench import Bench, Job, Result
-from daemon.build.entitlements import granted
 from daemon.build.dockerfile.ignore import lines
 from daemon.build.dockerfile.source import MAX_SIZE
+from daemon.build.entitlements import granted
 from daemon.build.graph import Output
 from daemon.build.outcome import BuildRecord, Made, Outcome, SourceUsed
 from daemon.build.solve import Solver
@@ -218,14 +220,17 @@ class Bridge:
         workshop = self._bench.workshop
         await workshop.context(body, directory)
         dockerfile = self.order.attrs.get("filename") or "Dockerfile"
-        for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
+        names = (dockerfile, f"{dockerfile}.dockerignore", ".dockerignore")
+        texts = []
+        for name in names:
             found = await workshop.call("read", directory=str(directory), path=name, limit=MAX_SIZE)
-            if found is not None:
-                patterns = lines(base64.b64decode(found).decode("utf-8", "replace"))
-                kept = [*patterns, f"!{dockerfile}", f"!{name}"]
-                await workshop.call("prune", directory=str(directory), patterns=kept)
-                break
-        self.job.contexts |= {"context": directory, "dockerfile": directory}
+            texts.append(None if found is None else base64.b64decode(found))
+        own = self.job.directory / "dockerfile"  # it may be ignored, and is read all the same
+        await asyncio.to_thread(_write, own, dict(zip(names, texts, strict=True)))
+        if ignore := texts[1] or texts[2]:
+            patterns = lines(ignore.decode("utf-8", "replace"))
+            await workshop.call("prune", directory=str(directory), patterns=patterns)
+        self.job.contexts |= {"context": directory, "dockerfile": own}
 
     async def _first(self) -> FrontResult:
         """What is to be exported: the client's result, or that of the front end it named."""
@@ -468,6 +473,14 @@ class Bridge:
         """The client's front end failed."""
         if not self._returned.done():
             self._returned.set_exception(Failed(message, returned))
+
+
+def _write(directory: Path, files: Mapping[str, bytes | None]) -> None:
+    for name, data in files.items():
+        if data is not None:
+            path = directory / os.path.normpath(f"/{name}").lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
 
 
 def _document(text: bytes | None) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +55,15 @@ class Gateway:
         self._changed = asyncio.Event()
         self.history = History(ctx.config.data_root / "build" / "history")
 
-    async def solve(self, order: Order) -> dict[str, str]:
-        """Builds; the exporters' answers. Cancelling the caller stops the build at once."""
+    async def solve(self, order: Order, body: AsyncIterator[bytes] | None = None) -> dict[str, str]:
+        """Builds; the exporters' answers. `body`: the context, for an order without a session.
+
+        Cancelling the caller stops the build at once.
+        """
         if order.ref in self._running:
             raise Conflict(f"job ID {order.ref} exists")
         with self._bench.workshop.held():
-            bridge = self._running[order.ref] = Bridge(self._bench, self._ctx, order)
+            bridge = self._running[order.ref] = Bridge(self._bench, self._ctx, order, body)
             self._wake()
             past = None if order.internal else self.history.begin(order, bridge.job)
             error: BaseException | None = None

@@ -155,6 +155,32 @@ class Builds:
         async for line in reported(work):
             yield line
 
+    async def build_second(
+        self,
+        request: BuildRequest,
+        session: str,
+        outputs: Sequence[dict[str, Any]],
+        body: AsyncIterator[bytes],
+    ) -> AsyncIterator[dict[str, Any]]:
+        """POST /build?version=2: BuildKit's builder. `session` empty: the body is the context."""
+        from daemon.build import second
+        from daemon.images.streams import Say, reported
+
+        wanted = second.order(request, session, outputs)
+        context = None if request.remote else body
+
+        async def work(say: Say) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._running[wanted.ref] = task
+            try:
+                await second.build(self.gateway(), wanted, context, say)
+            finally:
+                self._running.pop(wanted.ref, None)
+
+        async for line in reported(work):
+            yield line
+
     def cancel(self, build_id: str) -> None:
         """POST /build/cancel; an unknown one is over already."""
         task = self._running.get(build_id)

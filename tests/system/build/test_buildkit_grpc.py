@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
+import http.client
+import io
 import json
 import os
 import secrets
 import socket
 import subprocess
 import sys
+import tarfile
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -221,6 +226,47 @@ def test_connections_that_are_none(host: Host) -> None:
         client.shutdown(socket.SHUT_WR)
         while client.recv(4096):
             pass
+
+
+def posted(host: Host, path: str, body: bytes) -> tuple[int, list[dict[str, Any]]]:
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(host.socket))
+    connection.request("POST", path, body, {"Content-Type": "application/x-tar"})
+    answer = connection.getresponse()
+    lines = [json.loads(line) for line in answer.read().splitlines()]
+    connection.close()
+    return answer.status, lines
+
+
+def test_the_older_endpoint_leads_to_the_same_builder(host: Host) -> None:
+    """POST /build?version=2, with the context as its body."""
+    context = io.BytesIO()
+    files = {
+        "Dockerfile": b"FROM busybox\nARG V\nCOPY . /c/\nRUN ls /c; echo v is $V\n",
+        ".dockerignore": b"secret*\nDockerfile\n",
+        "secret.txt": b"",
+        "shown.txt": b"",
+    }
+    with tarfile.open(fileobj=context, mode="w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    arguments = urllib.parse.quote('{"V": "seven"}')
+    status, lines = posted(
+        host, f"/build?version=2&t=second&nocache=1&buildargs={arguments}", context.getvalue()
+    )
+    assert status == 200
+    traces = [base64.b64decode(line["aux"]) for line in lines if line.get("id") == "moby.buildkit.trace"]
+    messages = [control_pb2.StatusResponse.FromString(trace) for trace in traces]
+    logs = b"".join(log.msg for message in messages for log in message.logs)
+    assert logs == b"shown.txt\nv is seven\n"
+    assert lines[-1] == {"id": "moby.image.id", "aux": {"ID": host.inspect("second")["Id"]}}
+    status, lines = posted(host, "/build?version=2", b"FROM busybox\nRUN exit 7\n")
+    assert "exit code: 7" in lines[-1]["error"]
+    status, lines = posted(host, "/build?version=2&networkmode=odd", b"")
+    assert (status, lines[0]["message"]) == (400, "network mode 'odd' not supported by buildkit")
 
 
 def test_an_idle_daemon_has_nothing_of_it_loaded() -> None:
