@@ -31,6 +31,9 @@ from daemon.build.graph import (
 )
 from daemon.build.graph import Source as SourceOp
 from daemon.build.variables import PREDEFINED, PROXIES
+from daemon.containers import signals
+from daemon.images import reference
+from storage.errors import InvalidArgument
 
 CONTEXT = "local://context"
 LOAD_CONTEXT = "[internal] load build context"
@@ -41,8 +44,6 @@ MAX_ENVIRONMENT = 4 << 20
 """Characters of a stage's variables together; the kernel takes 2 MiB of arguments and environment."""
 _PORT = re.compile(r"(\d+)(?:-(\d+))?(?:/([A-Za-z]+))?")
 _MODE = re.compile(r"0?[0-7]{1,4}|[ugoa]*[+=-][rwxXstugo]*(,[ugoa]*[+=-][rwxXstugo]*)*")
-_CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}|sha384:[0-9a-f]{96}")
-_SIGNAL = re.compile(r"\d{1,2}|(?:SIG)?[A-Z]+[A-Z0-9]*(?:[+-]\d{1,2})?", re.IGNORECASE)
 
 
 @dataclass
@@ -298,13 +299,15 @@ class Dispatch:
                 if not 0 < first <= last <= 65535:
                     raise DockerfileError(f"invalid containerPort: {word}")
                 if kind not in ("tcp", "udp", "sctp"):
-                    raise DockerfileError(f"invalid proto: {match[3]}")
+                    raise DockerfileError(f'invalid port: "{word}": invalid proto: {match[3]}')
                 found |= {f"{port}/{kind}" for port in range(first, last + 1)}
         return sorted(found)
 
     def _signal(self, text: str) -> str:
-        if not _SIGNAL.fullmatch(text) or text == "0":
-            raise DockerfileError(f"invalid signal: {text}")
+        try:
+            signals.parse(text[:20])
+        except InvalidArgument:
+            raise DockerfileError(f"invalid signal: {text}") from None
         return text
 
     def _health_check(self, command: ins.HealthCheck) -> None:
@@ -359,13 +362,10 @@ class Dispatch:
     def _check_copy(self, command: ins.Copy | ins.Add, sources: list[str], target: str) -> None:
         mode = self._word(command.chmod)
         if mode and not _MODE.fullmatch(mode):
+            if not mode.isdigit():
+                raise DockerfileError("invalid syntax")
             raise DockerfileError(
                 f"invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777"
-            )
-        if len(sources) + len(command.heredocs) > 1 and not target.endswith("/"):
-            raise DockerfileError(
-                f"When using {command.name.upper()} with more than one source file, "
-                "the destination must be a directory and end with a /"
             )
         if isinstance(command, ins.Add) and command.checksum:
             if len(sources) != 1:
@@ -440,8 +440,11 @@ class Dispatch:
             keep = command.keep_git_dir if git.keep is None else git.keep
             git = replace(git, checksum=checksum or git.checksum, keep=keep)
             return Vertex(SourceOp(git.identifier, git.attributes), (), about)
-        if checksum and not _CHECKSUM.fullmatch(checksum):
-            raise DockerfileError(f"invalid checksum {checksum!r}: unsupported digest algorithm or length")
+        if checksum:
+            try:
+                reference.validate_digest(checksum)
+            except InvalidArgument as error:
+                raise DockerfileError(str(error)) from None
         return Vertex(SourceOp(source, (("http.checksum", checksum),) if checksum else ()), (), about)
 
     def _inline(self, command: ins.Copy | ins.Add) -> Output:

@@ -244,6 +244,13 @@ class Frontend:
 
     def stage_number(self, name: str, instruction: ins.Base) -> int | None:
         """What `--from=NAME` means among the stages; None: an image or a named context."""
+        if "$" in name and isinstance(instruction, ins.Copy):
+            raise DockerfileError(
+                "variable expansion is not supported for --from, define a new stage with FROM using ARG from global "
+                "scope as a workaround",
+                self._file.source,
+                [instruction.span],
+            )
         if name.lower() in self._aliases:
             return self._aliases[name.lower()]
         if name.isdigit():
@@ -280,7 +287,7 @@ class Frontend:
 
     def _circular(self, number: int) -> None:
         stage = self._file.stages[number]
-        spans = [stage.span, *(c.span for c in stage.commands if any(True for _ in _origins(c)))]
+        spans = [c.span for c in stage.commands if any(True for _ in _origins(c))] or [stage.span]
         name = stage.alias or str(number)
         raise DockerfileError(f"circular dependency detected on stage: {name}", self._file.source, spans)
 

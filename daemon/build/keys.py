@@ -8,6 +8,7 @@ from typing import Any
 
 from daemon.build.bench import SCRATCH, Bench, Job, Result
 from daemon.build.graph import CopyFiles, Exec, File, describe, digest_of
+from storage.errors import NotFound
 
 _MAX_DIGESTS = 20_000
 
@@ -72,13 +73,19 @@ class Keys:
     async def _digest(
         self, tree: Result, paths: tuple[str, ...], wildcard: bool, excludes: tuple[str, ...]
     ) -> str:
-        found: str = await self._bench.workshop.call(
-            "digest",
-            tree=self._bench.overlay(tree),
-            paths=[path.replace("/./", "/") for path in paths],
-            wildcard=wildcard,
-            excludes=list(excludes),
-        )
+        try:
+            found: str = await self._bench.workshop.call(
+                "digest",
+                tree=self._bench.overlay(tree),
+                paths=[path.replace("/./", "/") for path in paths],
+                wildcard=wildcard,
+                excludes=list(excludes),
+            )
+        except NotFound as error:  # in the words that people look for
+            ref = f"{self._job.id}::{digest_of(paths)[7:32]}"
+            raise NotFound(
+                f"failed to compute cache key: failed to calculate checksum of ref {ref}: {error}"
+            ) from None
         return found
 
     def _remember(self, directory: Path | None, memo: Any, found: str) -> None:

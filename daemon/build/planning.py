@@ -92,7 +92,7 @@ class Planning:
         """Parsed, and the source that it was read from."""
         self._main = await self._sources.main()
         name, data, source = await self._sources.dockerfile(self._main)
-        if not data.strip():
+        if not data:
             raise DockerfileError("the Dockerfile cannot be empty")
         dockerfile = await asyncio.to_thread(parse, data, name)
         if self._options.check is not None:

@@ -35,7 +35,7 @@ from daemon.containers.spec.users import Identity
 from daemon.containers.wire import Config, EndpointSettings, HostConfig
 from daemon.network.model import AttachRequest
 from daemon.runtime.client import LaunchFailed, NotRunning, RuntimeCallError
-from storage.errors import Internal, InvalidArgument
+from storage.errors import Internal, InvalidArgument, PydError
 
 HOSTNAME = "buildkitsandbox"
 _FRAME = struct.Struct(">BxxxL")
@@ -118,7 +118,10 @@ async def _clean(process: _Process) -> None:
 async def _execute(process: _Process, parent: Result, progress: Progress) -> tuple[int, bool]:
     bench = process.bench
     container = _container(process)
-    identity = await asyncio.to_thread(_identity, bench, parent, process.operation.user)
+    try:
+        identity = await asyncio.to_thread(_identity, bench, parent, process.operation.user)
+    except PydError as error:
+        raise ProcessFailed(process.operation.args, 1, str(error)) from None
     ended: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
     bench.exits[process.id] = ended
     ours, theirs = socket.socketpair()

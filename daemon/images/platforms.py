@@ -70,7 +70,9 @@ def local() -> Platform:
 def parse(text: str) -> Platform:
     """What `--platform` takes: a system, an architecture, or both and perhaps a variant."""
     parts = text.split("/")
-    if not 1 <= len(parts) <= 3 or not all(_COMPONENT.fullmatch(part) for part in parts):
+    if len(parts) > 3:
+        raise InvalidArgument(f'"{text}": cannot parse platform specifier: invalid argument')
+    if not all(_COMPONENT.fullmatch(part) for part in parts):
         raise InvalidArgument(f'"{text}": unknown operating system or architecture: invalid argument')
     if len(parts) > 1:
         return Platform(*parts).normalized()

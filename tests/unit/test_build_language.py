@@ -61,7 +61,7 @@ def test_directives_end_with_the_first_line_that_is_none() -> None:
     ("text", "part"),
     [
         ("# escape=`\n# escape=`\nFROM a", "only one escape parser directive can be used"),
-        ("# escape=x\nFROM a", "invalid ESCAPE 'x'. Must be ` or \\"),
+        ("# escape=x\nFROM a", "invalid escape token 'x' does not match ` or \\"),
     ],
 )
 def test_bad_directives(text: str, part: str) -> None:
@@ -245,7 +245,7 @@ def test_mounts(text: str, expected: tuple[str, str, str, str, bool]) -> None:
         ("type=cache,target=/a,sharing=share", 'unsupported sharing value "share" (did you mean shared?)'),
         ("type=bind,target=/a,mode=8", "unexpected key 'mode'"),
         ("type=cache,target=/a,mode=9", "invalid value 9 for mode"),
-        ("type=cache", "target is required"),
+        ("type=cache", 'invalid mount target "/"'),
     ],
 )
 def test_bad_mounts(text: str, part: str) -> None:
@@ -304,10 +304,10 @@ def test_onbuild_keeps_its_trigger() -> None:
             'dockerfile parse error on line 1: invalid name for build stage: "1x", name can\'t start with a number or '
             "contain symbols",
         ),
-        ("FROM a\nENV x", "dockerfile parse error on line 2: ENV must have two arguments"),
+        ("FROM a\nENV x", "ENV must have two arguments"),
         (
             "FROM a\nENV a=b c",
-            'dockerfile parse error on line 2: Syntax error - can\'t find = in "c". Must be of the form: name=value',
+            'Syntax error - can\'t find = in "c". Must be of the form: name=value',
         ),
         ("FROM a\nRUN --mount x", "dockerfile parse error on line 2: missing a value on flag: --mount"),
         (
@@ -332,7 +332,7 @@ def test_onbuild_keeps_its_trigger() -> None:
         ),
         (
             "FROM a\nHEALTHCHECK X y",
-            'dockerfile parse error on line 2: unknown type "X" in HEALTHCHECK (try CMD)',
+            'dockerfile parse error on line 2: Unknown type "X" in HEALTHCHECK (try CMD)',
         ),
         (
             "FROM a\nCOPY x",

@@ -44,7 +44,7 @@ class Client:
 class Images:
     """`ctx.images`: one local image of each architecture that is named, e.g. `debian-arm64`."""
 
-    def resolve(self, name: str) -> Any:
+    def resolve(self, name: str, platform: Any = None) -> Any:
         known = name.partition(":")[0]
         if not known.startswith("debian"):
             raise NotFound(f"No such image: {name}")

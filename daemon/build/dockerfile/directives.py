@@ -32,15 +32,11 @@ def read(source: Source) -> Directives:
             break
         if name in found:
             raise DockerfileError(
-                f"dockerfile parse error on line {number}: only one {name} parser directive can be used",
-                source,
-                [Span(number, number)],
+                f"only one {name} parser directive can be used", source, [Span(max(number - 1, 1), number)]
             )
         if name == "escape" and match[2] not in ("\\", "`"):
             raise DockerfileError(
-                f"dockerfile parse error on line {number}: invalid ESCAPE '{match[2]}'. Must be ` or \\",
-                source,
-                [Span(number, number)],
+                f"invalid escape token '{match[2]}' does not match ` or \\", source, [Span(number, number)]
             )
         found[name] = match[2]
         count = number

@@ -104,7 +104,6 @@ class _Lexing:
         return line
 
     def _error(self, sentence: str, span: Span) -> DockerfileError:
-        sentence = f"dockerfile parse error on line {span.first}: {sentence}"
         return DockerfileError(sentence, self._source, [span])
 
     def _statement(self, line: str) -> None:
@@ -163,7 +162,7 @@ class _Lexing:
             if (line.lstrip("\t") if head.chomp else line) == head.name:
                 return Heredoc(head.name, "".join(content), head.expand, head.chomp, head.descriptor)
             content.append(line + "\n")
-        raise self._error("unterminated heredoc", Span(span.first, self._at))
+        raise self._error("unterminated heredoc", Span(span.first, self._at - (self._lines[-1] == "")))
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import csv
 import re
 from dataclasses import dataclass
 
-from daemon.build.dockerfile.source import DockerfileError, nearest
+from daemon.build.dockerfile.source import SyntaxProblem, nearest
 
 KINDS = ("bind", "cache", "tmpfs", "secret", "ssh")
 SHARING = ("shared", "private", "locked")
@@ -41,14 +41,14 @@ def parse(text: str) -> Mount:
     try:
         fields = next(csv.reader([text], strict=True), [])
     except csv.Error as error:
-        raise DockerfileError(f"failed to parse mount {text!r}: {error}") from None
+        raise SyntaxProblem(f"failed to parse mount {text!r}: {error}") from None
     kind = "bind"
     for field in fields:
         key, _, value = field.partition("=")
         if key.strip().lower() == "type":
             kind = value.lower()
     if kind not in KINDS and "$" not in kind:
-        raise DockerfileError(f'unsupported mount type "{kind}"{nearest(kind, KINDS)}')
+        raise SyntaxProblem(f'unsupported mount type "{kind}"{nearest(kind, KINDS)}')
     found: dict[str, object] = {"kind": kind, "readonly": kind in ("bind", "secret", "ssh")}
     for field in fields:
         _field(field, kind, found)
@@ -59,18 +59,18 @@ def _field(field: str, kind: str, found: dict[str, object]) -> None:
     key, equals, value = field.partition("=")
     key = key.strip().lower()
     if key not in _KEYS:
-        raise DockerfileError(f"unexpected key '{key}' in '{field}'{nearest(key, _KEYS)}")
+        raise SyntaxProblem(f"unexpected key '{key}' in '{field}'{nearest(key, _KEYS)}")
     if key in ("readonly", "ro", "readwrite", "rw"):
         on = _boolean(key, value) if equals else True
         if kind in ("secret", "ssh", "tmpfs") and key in ("readwrite", "rw"):
-            raise DockerfileError(f"unexpected key '{key}' for mount type '{kind}'")
+            raise SyntaxProblem(f"unexpected key '{key}' for mount type '{kind}'")
         found["readonly"] = on if key in ("readonly", "ro") else not on
     elif key == "required":
         if kind not in ("secret", "ssh"):
-            raise DockerfileError(f"unexpected key '{key}' for mount type '{kind}'")
+            raise SyntaxProblem(f"unexpected key '{key}' for mount type '{kind}'")
         found["required"] = _boolean(key, value) if equals else True
     elif not equals:
-        raise DockerfileError(f"invalid field '{field}' must be a key=value pair")
+        raise SyntaxProblem(f"invalid field '{field}' must be a key=value pair")
     elif key in ("mode", "uid", "gid"):
         found[key] = _number(key, value, kind)
     elif key == "size":
@@ -82,7 +82,7 @@ def _field(field: str, kind: str, found: dict[str, object]) -> None:
 def _text(key: str, value: str, kind: str, found: dict[str, object]) -> None:
     if key == "sharing":
         if value.lower() not in SHARING:
-            raise DockerfileError(f'unsupported sharing value "{value}"{nearest(value, SHARING)}')
+            raise SyntaxProblem(f'unsupported sharing value "{value}"{nearest(value, SHARING)}')
         found["sharing"] = value.lower()
     elif key in ("source", "src"):
         found["source"] = value
@@ -92,7 +92,7 @@ def _text(key: str, value: str, kind: str, found: dict[str, object]) -> None:
         found["origin"] = value
     elif key == "env":
         if kind != "secret":
-            raise DockerfileError(f"unexpected key 'env' for mount type '{kind}'")
+            raise SyntaxProblem(f"unexpected key 'env' for mount type '{kind}'")
         found["env"] = value
     elif key == "id":
         found["id"] = value
@@ -100,40 +100,38 @@ def _text(key: str, value: str, kind: str, found: dict[str, object]) -> None:
 
 def _boolean(key: str, value: str) -> bool:
     if value.lower() not in ("true", "false", "1", "0"):
-        raise DockerfileError(f"invalid value for {key}: {value}")
+        raise SyntaxProblem(f"invalid value for {key}: {value}")
     return value.lower() in ("true", "1")
 
 
 def _number(key: str, value: str, kind: str) -> int:
     if kind not in ("cache", "secret", "ssh", "tmpfs"):
-        raise DockerfileError(f"unexpected key '{key}' for mount type '{kind}'")
+        raise SyntaxProblem(f"unexpected key '{key}' for mount type '{kind}'")
     base = 8 if key == "mode" else 10
     digits = "01234567" if base == 8 else "0123456789"
     if not value or set(value) - set(digits) or len(value) > 10:
-        raise DockerfileError(f"invalid value {value} for {key}")
+        raise SyntaxProblem(f"invalid value {value} for {key}")
     return int(value, base)
 
 
 def _bytes(value: str, kind: str) -> int:
     match = _SIZE.fullmatch(value)
     if kind != "tmpfs":
-        raise DockerfileError(f"unexpected key 'size' for mount type '{kind}'")
+        raise SyntaxProblem(f"unexpected key 'size' for mount type '{kind}'")
     if match is None:
-        raise DockerfileError(f"invalid value for size: {value}")
+        raise SyntaxProblem(f"invalid value for size: {value}")
     return int(float(match[1]) * _FACTORS[match[2].lower()])
 
 
 def _checked(mount: Mount, given: dict[str, object]) -> Mount:
     if mount.origin and mount.kind not in ("bind", "cache"):
-        raise DockerfileError(f"unexpected key 'from' for mount type '{mount.kind}'")
+        raise SyntaxProblem(f"unexpected key 'from' for mount type '{mount.kind}'")
     if "sharing" in given and mount.kind != "cache":
-        raise DockerfileError(f"unexpected key 'sharing' for mount type '{mount.kind}'")
+        raise SyntaxProblem(f"unexpected key 'sharing' for mount type '{mount.kind}'")
     if mount.kind in ("bind", "cache", "tmpfs") and not mount.target:
-        raise DockerfileError(
-            'invalid mount target ""'
-            if mount.kind == "bind"
-            else f"target is required for {mount.kind} mount"
+        raise SyntaxProblem(
+            'invalid mount target "/"' if mount.kind == "cache" else 'invalid mount target ""'
         )
     if mount.kind == "secret" and not (mount.id or mount.source or mount.target):
-        raise DockerfileError("secret mount needs an id, a source or a target")
+        raise SyntaxProblem("invalid secret mount. one of source, target required")
     return mount

@@ -13,7 +13,14 @@ from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.directives import Directives
 from daemon.build.dockerfile.flags import STRING, STRINGS, SWITCH
 from daemon.build.dockerfile.lexer import Lexed, Statement
-from daemon.build.dockerfile.source import MAX_SIZE, DockerfileError, Source, Span, nearest
+from daemon.build.dockerfile.source import (
+    MAX_SIZE,
+    DockerfileError,
+    Source,
+    Span,
+    SyntaxProblem,
+    nearest,
+)
 
 MAX_STAGES = 2_000
 MAX_INSTRUCTIONS = 20_000
@@ -59,7 +66,7 @@ def parse(data: bytes | str, name: str = "Dockerfile") -> Dockerfile:
     found = directives.read(source)
     lexed = lexer.lex(source, found)
     if not lexed.statements:
-        raise DockerfileError("file with no instructions")
+        raise DockerfileError("file with no instructions", source, [Span(1, 1)])
     return _Parsing(source, found, lexed).run()
 
 
@@ -113,7 +120,9 @@ class _Parsing:
         except DockerfileError as error:
             if error.source is not None:
                 raise
-            sentence = f"dockerfile parse error on line {statement.span.first}: {error.sentence}"
+            sentence = error.sentence
+            if not isinstance(error, SyntaxProblem):
+                sentence = f"dockerfile parse error on line {statement.span.first}: {sentence}"
             raise DockerfileError(sentence, self._source, [statement.span]) from None
 
     def _instruction(self, statement: Statement) -> ins.Command | ins.Stage:
@@ -207,7 +216,7 @@ def _run(read: _Read) -> ins.Run:
     network = read.flags.text("network") or "default"
     if network not in ("default", "none", "host"):
         raise DockerfileError(
-            f'unsupported network mode "{network}"{nearest(network, ("default", "none", "host"))}'
+            f'invalid network mode "{network}"{nearest(network, ("default", "none", "host"))}'
         )
     security = read.flags.text("security") or "sandbox"
     if security not in ("sandbox", "insecure"):
@@ -283,15 +292,13 @@ def _pairs(read: _Read) -> tuple[ins.Pair, ...]:
     if "=" not in words[0]:
         parts = read.rest.split(None, 1)
         if len(parts) < 2:
-            raise DockerfileError(f"{read.verb} must have two arguments")
+            raise SyntaxProblem(f"{read.verb} must have two arguments")
         return (ins.Pair(parts[0], parts[1], bare=True),)
     found = []
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise DockerfileError(
-                f'Syntax error - can\'t find = in "{word}". Must be of the form: name=value'
-            )
+            raise SyntaxProblem(f'Syntax error - can\'t find = in "{word}". Must be of the form: name=value')
         if not key:
             raise DockerfileError(f"{read.verb} names can not be blank")
         found.append(ins.Pair(key, value))
@@ -389,8 +396,6 @@ def _on_build(read: _Read) -> ins.OnBuild:
         raise DockerfileError("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
     if verb in ("MAINTAINER", "FROM"):
         raise DockerfileError(f"{verb} isn't allowed as an ONBUILD trigger")
-    if verb not in _READERS:
-        raise DockerfileError(f"unknown instruction: {verb}{nearest(verb, tuple(_READERS))}")
     trigger = re.sub(r"(?i)^\s*ONBUILD\s+", "", read.statement.original).strip()
     for head in read.statement.heredocs:
         trigger += f"\n{head.content}{head.name}"
@@ -405,7 +410,7 @@ def _health_check(read: _Read) -> ins.HealthCheck:
             raise DockerfileError("HEALTHCHECK NONE takes no arguments")
         return ins.HealthCheck(test=("NONE",), **read.base)
     if kind != "CMD":
-        raise DockerfileError(f'unknown type "{kind}" in HEALTHCHECK (try CMD)')
+        raise DockerfileError(f'Unknown type "{kind}" in HEALTHCHECK (try CMD)')
     if not rest:
         raise DockerfileError("missing command after HEALTHCHECK CMD")
     words = replace(read, rest=rest).json()

@@ -69,7 +69,11 @@ class DockerfileError(InvalidArgument):
 
     def at(self, source: Source, *spans: Span) -> DockerfileError:
         """The same error with a place, unless it has one."""
-        return self if self.source else DockerfileError(self.sentence, source, spans)
+        return self if self.source else type(self)(self.sentence, source, spans)
+
+
+class SyntaxProblem(DockerfileError):
+    """One that BuildKit finds before it knows instructions, or after: not said to be a parse error on a line."""
 
 
 def locate(error: Exception, source: Source, *spans: Span) -> None:

@@ -180,7 +180,7 @@ def test_a_failing_run_says_how(builder: Builder, leftovers: Callable[[], list[s
         ('FROM busybox\nENV a="${x:?is needed}"', "x: is needed"),
         ("FROM $NOTHING", "should not be blank"),
         ("FROM busybox\nCOPY --from=7 a b", "invalid stage index 7"),
-        ("FROM busybox\nCOPY f d /x", "the destination must be a directory and end with a /"),
+        ("FROM busybox\nCOPY f d /x", "cannot copy to non-directory: /x"),
         ("FROM busybox\nSTOPSIGNAL what now", "invalid signal"),
     ],
 )
