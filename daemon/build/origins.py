@@ -14,7 +14,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon.build import gitrefs
+from daemon.build import gitaccess, gitrefs
 from daemon.build.bench import Bench, Job, Result
 from daemon.build.graph import Source
 from daemon.build.steps import Progress
@@ -94,9 +94,15 @@ class Origins:
 
     async def _repository(self, source: Source, directory: Path) -> Result:
         git = gitrefs.of_source(source.identifier, dict(source.attributes))
-        got = await self._bench.workshop.call(
-            "clone", url=git.url, directory=str(directory), keep_git=bool(git.keep), checksum=git.checksum
-        )
+        async with gitaccess.access(self._job.sessions, git.remote, dict(source.attributes)) as access:
+            got = await self._bench.workshop.call(
+                "clone",
+                url=git.url,
+                directory=str(directory),
+                keep_git=bool(git.keep),
+                checksum=git.checksum,
+                access=access.fields(),
+            )
         self._job.resolved[git.url] = got["commit"]
         return Result(directory=directory / git.directory if git.directory else directory)
 

@@ -154,12 +154,22 @@ class Files:
         return await asyncio.to_thread(remote.download, url, Path(directory), checksum)
 
     async def clone(
-        self, report: Report, url: str, directory: str, keep_git: bool, checksum: str
+        self,
+        report: Report,
+        url: str,
+        directory: str,
+        keep_git: bool,
+        checksum: str,
+        access: dict[str, str] | None = None,
     ) -> dict[str, str]:
+        """A git repository; `access`: fields of gitaccess.Access."""
         from daemon.build.files import remote
+        from daemon.build.gitaccess import Access
 
-        work = asyncio.to_thread(remote.clone, url, Path(directory), keep_git=keep_git, checksum=checksum)
-        return await work
+        given = Access(**access or {})
+        return await asyncio.to_thread(
+            remote.clone, url, Path(directory), keep_git=keep_git, checksum=checksum, access=given
+        )
 
 
 def _file(steps: list[dict[str, Any]], target: Tree, inputs: list[Tree | None], own: list[bool]) -> None:

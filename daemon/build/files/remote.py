@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
+import functools
 import hashlib
 import os
 import re
 import subprocess
+import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from daemon.build.gitaccess import NONE, Access
 from storage.disk import no_space
 from storage.errors import DataCorrupted, InvalidArgument, NotFound, Unavailable
 
@@ -78,17 +83,38 @@ def split_git(url: str) -> tuple[str, str, str]:
     return remote, reference, directory
 
 
-def clone(url: str, directory: Path, *, keep_git: bool = False, checksum: str = "") -> dict[str, str]:
+def clone(
+    url: str, directory: Path, *, keep_git: bool = False, checksum: str = "", access: Access = NONE
+) -> dict[str, str]:
     """The commit that a reference means, shallow, submodules included; returns its hash."""
+    with _hosts(access) as known_hosts:
+        git = functools.partial(_git, access.environment(known_hosts), directory)
+        return _clone(git, url, directory, keep_git=keep_git, checksum=checksum)
+
+
+@contextlib.contextmanager
+def _hosts(access: Access) -> Iterator[str]:
+    """A file of the host keys that are believed, if any were given."""
+    if not access.hosts:
+        yield os.devnull
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="pyd-known-hosts-") as file:
+        file.write(access.hosts)
+        file.flush()
+        yield file.name
+
+
+def _clone(
+    git: Callable[..., str], url: str, directory: Path, *, keep_git: bool, checksum: str
+) -> dict[str, str]:
     remote, reference, _ = split_git(url)
     for text in (remote, reference):
         if text.startswith("-"):
             raise InvalidArgument(f"invalid git reference {text!r}")
-    _git(directory, "init", "--quiet", "--initial-branch=main", ".")
-    _git(directory, "remote", "add", "origin", remote)
+    git("init", "--quiet", "--initial-branch=main", ".")
+    git("remote", "add", "origin", remote)
     try:
-        _git(
-            directory,
+        git(
             "fetch",
             "--quiet",
             "--depth=1",
@@ -98,12 +124,13 @@ def clone(url: str, directory: Path, *, keep_git: bool = False, checksum: str = 
         )
     except Unavailable:
         # a server that gives no single commits: everything, then
-        _git(directory, "fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
-        _git(directory, "update-ref", "FETCH_HEAD", _commit(directory, reference))
-    _git(directory, "checkout", "--quiet", "--detach", "FETCH_HEAD")
+        everything = ["+HEAD:refs/remotes/origin/HEAD", "+refs/heads/*:refs/remotes/origin/*"]
+        git("fetch", "--quiet", "--tags", "origin", *everything)
+        git("update-ref", "FETCH_HEAD", _commit(git, reference or "HEAD"))
+    git("checkout", "--quiet", "--detach", "FETCH_HEAD")
     if (directory / ".gitmodules").exists():
-        _git(directory, "submodule", "update", "--quiet", "--init", "--recursive", "--depth=1")
-    commit = _git(directory, "rev-parse", "HEAD").strip()
+        git("submodule", "update", "--quiet", "--init", "--recursive", "--depth=1")
+    commit = git("rev-parse", "HEAD").strip()
     if checksum and not commit.startswith(checksum):
         raise DataCorrupted(f"expected checksum to match {checksum}, got {commit}")
     if not keep_git:
@@ -117,17 +144,18 @@ def clone(url: str, directory: Path, *, keep_git: bool = False, checksum: str = 
     return {"commit": commit}
 
 
-def _commit(directory: Path, reference: str) -> str:
+def _commit(git: Callable[..., str], reference: str) -> str:
     for name in (f"refs/remotes/origin/{reference}", reference):
         try:
-            return _git(directory, "rev-parse", "--verify", f"{name}^{{commit}}").strip()
+            return git("rev-parse", "--verify", f"{name}^{{commit}}").strip()
         except Unavailable:
             continue
     raise NotFound(f"repository does not contain ref {reference}")
 
 
-def _git(directory: Path, *arguments: str) -> str:
+def _git(access: Mapping[str, str], directory: Path, *arguments: str) -> str:
     environment = {
+        **access,
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(directory),
         "GIT_TERMINAL_PROMPT": "0",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import bz2
+import functools
 import gzip
+import http.server
 import io
 import lzma
 import os
@@ -11,6 +14,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,3 +183,62 @@ def test_a_directory_is_exported_as_it_is(buildx: Buildx) -> None:
     assert (out / "d/f").read_text() == "1\n" and (out / "d/f").stat().st_mode & 0o777 == 0o640
     assert os.readlink(out / "l") == "d/f" and (out / "d/hard").samefile(out / "d/f")
     assert (out / "big").stat().st_size == 3_000_000
+
+
+class _Locked(http.server.SimpleHTTPRequestHandler):
+    """Serves those who bring the right header."""
+
+    wanted = ""
+
+    def do_GET(self) -> None:
+        if self.headers.get("Authorization") == self.wanted:
+            super().do_GET()
+        else:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="x"')
+            self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def locked(buildx: Buildx) -> Iterator[str]:
+    """A git repository that wants a token: "hush"."""
+    work = buildx.context({"Dockerfile": "FROM busybox\nCOPY f /f\n", "f": "from a locked repository"})
+    names = {f"GIT_{who}_{what}": "x@x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    root = buildx.directory / "www"
+    for command in (
+        ["-C", str(work), "init", "-q", "-b", "main"],
+        ["-C", str(work), "add", "."],
+        ["-C", str(work), "commit", "-qm", "x"],
+        ["clone", "-q", "--bare", str(work), str(root / "repository.git")],
+        ["-C", str(root / "repository.git"), "update-server-info"],
+    ):
+        subprocess.run(["git", *command], check=True, env={**os.environ, **names}, capture_output=True)
+    token = base64.b64encode(b"x-access-token:hush").decode()
+    handler = type("Locked", (_Locked,), {"wanted": f"basic {token}"})
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(root))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/repository.git"
+    server.shutdown()
+    server.server_close()
+
+
+def test_locked_repositories_open_with_a_token(buildx: Buildx, host: Host, locked: str) -> None:
+    refused = buildx.try_docker("build", locked)
+    assert refused.returncode != 0 and b"could not read Username" in refused.stderr
+    flags = ("--secret", "id=GIT_AUTH_TOKEN,env=TOKEN", "-t", "locked")
+    result = buildx.try_docker("build", *flags, locked, TOKEN="hush")
+    assert result.returncode == 0, result.stderr.decode()
+    assert buildx.run("locked", "cat", "/f") == "from a locked repository"
+    added = {"Dockerfile": f"FROM busybox\nADD --keep-git-dir {locked} /r\nRUN ! grep -r hush /r\n"}
+    result = buildx.try_docker("build", *flags, str(buildx.context(added)), TOKEN="hush")
+    assert result.returncode == 0, result.stderr.decode()
+    host_name = locked.split("/")[2]
+    flags = ("--secret", f"id=GIT_AUTH_HEADER.{host_name},env=HEADER")
+    header = "basic " + base64.b64encode(b"x-access-token:hush").decode()
+    added = {"Dockerfile": f"FROM busybox\nADD {locked} /again\n"}
+    assert buildx.try_docker("build", *flags, str(buildx.context(added)), HEADER=header).returncode == 0
