@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from storage.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from daemon.build.dockerfile.source import Source as Text
+    from daemon.build.graph import Output
     from daemon.build.proto import ops_pb2 as pb
 
 Json = dict[str, Any]
@@ -134,6 +136,34 @@ def source(definition: pb.Definition, places: Mapping[str, int]) -> Json | None:
         if digest in places
     }
     return {"locations": dict(sorted(locations.items())), "infos": infos}
+
+
+def told(known: Mapping[tuple[str, int], Output], places: Mapping[str, int]) -> Json | None:
+    """The same of a graph whose front end was here: its vertices know their lines."""
+    texts: dict[Text, int] = {}
+    locations: dict[str, Json] = {}
+    for (digest, _), output in known.items():
+        about = output.vertex.about
+        if digest not in places:
+            continue
+        location: Json = {}
+        if about.text is not None and about.span is not None and about.span.first:
+            number = texts.setdefault(about.text, len(texts))
+            lines = {"start": {"line": about.span.first}, "end": {"line": about.span.last}}
+            place = {"sourceIndex": number} if number else {}
+            location = {"locations": [{**place, "ranges": [lines]}]}
+        locations[f"step{places[digest]}"] = location
+    if not texts:
+        return None
+    infos = [
+        {"filename": text.name, "language": "Dockerfile", "data": base64.b64encode(_body(text)).decode()}
+        for text in texts
+    ]
+    return {"locations": dict(sorted(locations.items())), "infos": infos}
+
+
+def _body(text: Text) -> bytes:
+    return "\n".join(text.lines).encode("utf-8", "surrogateescape")
 
 
 def message(value: Any) -> Json:

@@ -121,7 +121,8 @@ def _graph(bench: Bench, job: Job, output: Output | None) -> tuple[Json | None, 
     if not steps.order:
         return None, None, None
     config = {"llbDefinition": steps.definition(), "digestMapping": steps.mapping()}
-    return config, buildconfig.source(definition, steps.places), _layers(bench, job, known, steps.places)
+    source = buildconfig.source(definition, steps.places) or buildconfig.told(known, steps.places)
+    return config, source, _layers(bench, job, known, steps.places)
 
 
 def _layers(
