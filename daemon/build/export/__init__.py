@@ -45,7 +45,7 @@ def check(exporters: Sequence[ExporterRequest]) -> None:
         elif exporter.type in FILES:
             options.parse_files(exporter.attrs, None)
         elif exporter.type != "cacheonly":
-            raise NotFound(f"exporter {exporter.type!r} could not be found")
+            raise NotFound(f'exporter "{exporter.type}" could not be found')
 
 
 async def export(

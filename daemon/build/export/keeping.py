@@ -36,7 +36,7 @@ async def keep(
     with progress.status(f"unpacking to {shown}") if _lacks(bench, committed) else contextlib.nullcontext():
         for each in committed.images:
             await layers.unpacked(bench, job, ctx.images.layer_jobs, each.layers)
-    failpoints.hit("build.export.name")
+    failpoints.hit("exports.name")
     with contextlib.ExitStack() as stack:
         for name in tagged:
             stack.enter_context(progress.status(f"naming to {name}"))

@@ -1,4 +1,7 @@
-"""Exporters without a door: an image service, layers made by hand, a client that takes what is sent to it."""
+"""Exporters without a door: an image service, layers made by hand, a client that takes what is sent to it.
+
+python -m tests.system.build.export_rig ROOT       exports an index under the name x, to be killed meanwhile
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,7 +129,7 @@ class Rig:
     @contextlib.asynccontextmanager
     async def job(self) -> AsyncIterator[Job]:
         self.count += 1
-        directory = self.root / "tmp" / f"build-{self.count}"
+        directory = self.root / "tmp" / f"build-{secrets.token_hex(4)}"
         directory.mkdir(parents=True)
         with self.store.lease() as lease:
             yield Job(f"job{self.count}", directory, lease)
@@ -200,6 +204,14 @@ def provenance(place: int = 0, **more: Any) -> Attestation:
     return Attestation(place, PROVENANCE, b'{"builder":{"id":""}}', **more)
 
 
+async def several(rig: Rig) -> Outcome:
+    """Two platforms that share a layer."""
+    base = await rig.layer({"a": b"both"})
+    return Outcome(
+        (one(await rig.layer({"b": b"amd"}, base)), one(await rig.layer({"b": b"arm"}, base), ARM64)), True
+    )
+
+
 @contextlib.asynccontextmanager
 async def started(root: Path) -> AsyncIterator[Rig]:
     rig = Rig(root)
@@ -209,3 +221,13 @@ async def started(root: Path) -> AsyncIterator[Rig]:
     finally:
         await rig.images.stop()
         rig.store.records.close()
+
+
+async def _main(root: Path) -> None:
+    async with started(root) as rig:
+        attrs = {"name": "x", "compression": "zstd", "oci-mediatypes": "true"}
+        await rig.export(await several(rig), "moby", attrs, said=[provenance()])
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(Path(sys.argv[1])))

@@ -7,6 +7,10 @@ import base64
 import gzip
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Any
 import pytest
 
 from daemon.build.outcome import Made, Outcome
-from daemon.images import manifests
+from daemon.images import manifests, targets
 from storage.errors import Internal, InvalidArgument, NotFound, NotImplementedYet
 from tests.system.build.export_rig import (
     AMD64,
@@ -27,6 +31,7 @@ from tests.system.build.export_rig import (
     document,
     one,
     provenance,
+    several,
     started,
 )
 
@@ -49,13 +54,6 @@ def rigged(tmp_path: Path) -> Callable[[Check], None]:
 
 async def single(rig: Rig, name: bytes = b"a") -> Outcome:
     return Outcome((one(await rig.layer({"a": name * 1000})),))
-
-
-async def several(rig: Rig) -> Outcome:
-    base = await rig.layer({"a": b"both"})
-    return Outcome(
-        (one(await rig.layer({"b": b"amd"}, base)), one(await rig.layer({"b": b"arm"}, base), ARM64)), True
-    )
 
 
 def test_plain_image(rigged: Callable[[Check], None]) -> None:
@@ -192,6 +190,40 @@ def test_records_survive_a_restart(rigged: Callable[[Check], None], tmp_path: Pa
 
     rigged(before)
     rigged(after)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "exports.name",
+        "records.write=3*off->kill",
+        "records.written=3*off->kill",
+        "content.commit=8*off->kill",
+    ],
+)
+def test_killed_on_the_way(tmp_path: Path, point: str) -> None:
+    """The name has all of the index or there is no name; what was half made is nobody's and goes."""
+    rule = point if "=" in point else f"{point}=kill"
+    command = [sys.executable, "-m", "tests.system.build.export_rig", str(tmp_path / "rig")]
+    killed = subprocess.run(command, env={**os.environ, "PYD_FAILPOINTS": rule}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+    async def look() -> None:
+        async with started(tmp_path / "rig") as rig:
+            bound = rig.store.bound("x") if rig.store.all() else None
+            if bound is None:
+                assert rig.store.all() == [] and list(rig.store.content.walk()) == []
+            else:
+                assert targets.missing(rig.store.content, bound.target) == []
+                assert len(bound.images) == 2
+            answer, _ = await rig.export(await several(rig), "moby", {"name": "x"}, said=[provenance()])
+            assert rig.target("x") == answer["containerimage.digest"]
+            await rig.forget_cache()
+            await rig.images.remove("x")
+            await rig.store.settle()
+            assert list(rig.store.content.walk()) == [] and list(rig.store.snapshots.walk()) == []
+
+    asyncio.run(look())
 
 
 def test_same_epoch_same_digest(rigged: Callable[[Check], None]) -> None:
@@ -555,7 +587,7 @@ async def _output(*command: str) -> bytes:
 def test_nothing_and_unknown(rigged: Callable[[Check], None]) -> None:
     async def check(rig: Rig) -> None:
         assert await rig.export(await single(rig), "cacheonly", {}) == ({}, [])
-        with pytest.raises(NotFound, match="exporter 'other' could not be found"):
+        with pytest.raises(NotFound, match='exporter "other" could not be found'):
             await rig.export(await single(rig), "other", {})
         scratch = Outcome(
             (Made(AMD64, type((await single(rig)).made[0].result)(), document() | {"history": []}),)
