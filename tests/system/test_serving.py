@@ -108,6 +108,21 @@ def test_pyd_over_tls_with_stdin(secure: Secure) -> None:
     assert secure.docker("rm", "-f", "tls").returncode == 0
 
 
+def test_tls_builds_with_buildx(secure: Secure, tmp_path: Path) -> None:
+    """Both of BuildKit's connections, hijacked over TLS: a context that comes, an archive that goes."""
+    from tests.system.build.plugins import Buildx
+
+    buildx = Buildx(secure.host, tmp_path, secure.url)
+    buildx.environment |= {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(secure.client)}
+    data = os.urandom(3_000_000)
+    context = buildx.context({"Dockerfile": "FROM busybox\nCOPY big /big\nRUN wc -c /big\n", "big": data})
+    assert "3000000 /big" in buildx.build(context)
+    taken = tmp_path / "taken"
+    scratch = buildx.context({"Dockerfile": "FROM scratch\nCOPY big /big\n", "big": data})
+    buildx.build(scratch, "-o", str(taken))
+    assert (taken / "big").read_bytes() == data
+
+
 def test_tls_terminal(secure: Secure) -> None:
     script = " ".join([*secure.command("run", "--rm", "-it", "busybox"), "sh -c 'tty; stty size; exit 4'"])
     done = secure.host.run(["script", "-qec", f"stty rows 33 cols 77; {script}", "/dev/null"])
