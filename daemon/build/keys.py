@@ -63,7 +63,8 @@ class Keys:
                 return known
             await self._bring(tree)
         else:
-            known = self._directories.get((tree.directory, *memo))
+            place = (tree.directory, *memo)
+            known = self._directories.get(place) or self._bench.digests.get(place)
             if known is not None:
                 return known
         found = await self._digest(tree, paths, wildcard, excludes)
@@ -91,10 +92,14 @@ class Keys:
     def _remember(self, directory: Path | None, memo: Any, found: str) -> None:
         if directory is not None:
             self._directories[directory, *memo] = found
-            return
+            if not self._bench.sessions.contexts.keeps(directory):
+                return
+            memo = (directory, *memo)  # a kept context's name is that of one state of it
+        else:
+            self._job.reads[memo] = found
         if len(self._bench.digests) > _MAX_DIGESTS:
             self._bench.digests.clear()
-        self._bench.digests[memo] = self._job.reads[memo] = found
+        self._bench.digests[memo] = found
 
     async def file(self, file: File, inputs: Sequence[Result], claims: bool) -> str:
         read = []

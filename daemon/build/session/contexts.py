@@ -109,7 +109,7 @@ class Contexts:
         await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
         path = self._root / base.key / str(base.generation) if base.generation else None
         in_place = own and not self._used[kept.key, kept.generation]
-        number = kept.generation + 1
+        number = max(kept.generation + 1, time.time_ns() // 1_000_000)  # no name is ever used again
         try:
             made = await fill(directory, number, path, in_place, own)
         except BaseException:
