@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 INFO, ERROR = 6, 3
 BACKLOG = 1 << 20
+EPOCH_DIGITS = 12
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _GONE = (errno.ECONNREFUSED, errno.ENOENT, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ETIMEDOUT)
 
@@ -163,6 +164,7 @@ class Sink:
         self._abandoned = False
         self._awaits = OUT
         self.dropped = 0
+        self.epoch = 0
         self.messages = 0
         self.on_ready: Callable[[], None] = lambda: None
 
@@ -312,7 +314,7 @@ def _seal(memory: int) -> None:
 
 class Forwarding:
     """What the keeper asks of a log file, for a log that goes elsewhere. `beside` may be missing: `size` then is the
-    number of messages, by which a reader of the journal knows where it stands."""
+    number of messages and `inode` their epoch's, by which a reader of the journal knows where it stands."""
 
     def __init__(self, sink: Sink, beside: LogFile | None) -> None:
         self._sink = sink
@@ -324,7 +326,7 @@ class Forwarding:
 
     @property
     def inode(self) -> int:
-        return self._beside.inode if self._beside is not None else 0
+        return self._beside.inode if self._beside is not None else self._sink.epoch
 
     @property
     def waiting(self) -> bool:
@@ -396,6 +398,11 @@ def open_sink(options: dict[str, str], loop: Loop, limit: int | None) -> Sink:
 def encoders(driver: str, options: dict[str, str], sink: Sink) -> Callable[..., ForwardingEncoder]:
     """Makes the encoder of a stream: (name, the encoder of the file beside or None)."""
     fields = with_prefix(options, FIELD)
+    if (
+        driver == "journald"
+    ):  # messages are counted from here on, also by a keeper that comes after a killed one
+        fields["CONTAINER_LOG_EPOCH"] = os.urandom(32).hex()
+        sink.epoch = int(fields["CONTAINER_LOG_EPOCH"][:EPOCH_DIGITS], 16)
     counter = [0]
 
     def encoder(stream: str, beside: Encoder | None) -> ForwardingEncoder:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -126,3 +127,34 @@ def test_exported_entries_are_cut_anywhere() -> None:
         first, rest = split(data[:cut])
         second, left = split(rest + data[cut:])
         assert (first + second, left) == (wanted, b"")
+
+
+def test_a_replay_after_the_keeper_was_killed(noting: Host) -> None:
+    """Another keeper counts its messages anew."""
+    container = noting.docker(
+        *("run", "-d", "--name", "kept", "--log-driver", "journald", "-i", "busybox"),
+        *("sh", "-c", "seq 30; while read x; do echo got $x; done"),
+    ).strip()
+    daemon = Daemon(str(noting.socket))
+    daemon.await_output(container)
+    keepers = [
+        pid for pid in noting.supervisor_pids() if b"keeper.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    for pid in keepers:
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while True:
+        living = noting.run(["pgrep", "-f", f"keeper.py --socket {noting.exec_root}"]).stdout.split()
+        if living and int(living[0]) not in keepers:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for said in ("one", "two"):
+        target = f"/containers/{container}/attach?logs=1&stream=1&stdin=1&stdout=1"
+        with daemon.open("POST", target) as raw:
+            before = raw.until(b"30\n")
+            raw.sock.sendall(said.encode() + b"\n")
+            before += raw.until(f"got {said}\n".encode())
+            assert before.count(b"got ") == (1 if said == "one" else 2)
+            assert before.count(b"30\n") == 1
+    noting.docker("rm", "-f", "kept")

@@ -281,6 +281,8 @@ def test_the_journals_native_protocol(tmp_path: Path) -> None:
     first = found[0]
     assert first["MESSAGE"] == b"one" and first["PRIORITY"] == b"3" and first["MULTI"] == b"a\nb"
     assert first["CONTAINER_NAME"] == b"box" and first["CONTAINER_LOG_ORDINAL"] == b"1"
+    assert len(first["CONTAINER_LOG_EPOCH"]) == 64
+    assert len({f["CONTAINER_LOG_EPOCH"] for f in found}) == 1
     assert first["SYSLOG_TIMESTAMP"] == b"2023-11-14T22:13:20.123456789Z"
     assert found[1]["MESSAGE"] == b"" and "CONTAINER_PARTIAL_ID" not in found[1]
     pieces = found[2:]

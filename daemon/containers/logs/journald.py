@@ -23,6 +23,7 @@ from pathlib import Path
 
 from daemon.clock import parse_rfc3339, rfc3339
 from daemon.containers.logs.entry import Entry, Place, Selection
+from daemon.runtime.logremote import EPOCH_DIGITS
 from storage.errors import Internal
 
 BATCH = 1 << 18
@@ -81,7 +82,8 @@ class JournalLog:
 
 
 class JournalCursor:
-    """See `entry.Cursor`. A `Place` in a journal is the number of messages of the container's present run."""
+    """See `entry.Cursor`. A `Place` in a journal: `offset` messages of the epoch `inode`, which is a keeper's time
+    with a container (daemon/runtime/logremote.py)."""
 
     def __init__(self, journal: Journal, container_id: str, selection: Selection) -> None:
         self.finished = False
@@ -94,11 +96,10 @@ class JournalCursor:
         self._after = b""
         self._process: subprocess.Popen[bytes] | None = None
         self._pending = b""
-        self._stop = 0
-        self._epoch = b""
+        self._stop = Place(0, 0)
 
     def stop_at(self, place: Place) -> None:
-        self._stop = place.offset
+        self._stop = place
 
     def batch(self) -> list[Entry]:
         """Raises Internal when journalctl does."""
@@ -107,8 +108,6 @@ class JournalCursor:
             return []
         if self._process is None:
             self._sync()
-            if self._stop and not self._epoch:
-                self._epoch = self._last().get("CONTAINER_LOG_EPOCH", b"")
             if self._tail == 0:
                 self._tail, self._after = -1, self._last().get("__CURSOR", b"")
                 return []
@@ -148,7 +147,7 @@ class JournalCursor:
         subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE)
 
     def _last(self) -> dict[str, bytes]:
-        """The container's newest entry; its epoch is the present run's."""
+        """The container's newest entry."""
         command = self._journal.command("--output=export", "--all", "--lines=1", self._matches[0])
         found = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE)
         return next(iter(split(found.stdout)[0]), {})
@@ -158,7 +157,7 @@ class JournalCursor:
         stream = _STREAMS.get(record.get("PRIORITY", b""))
         if stream is None or "MESSAGE" not in record or stream not in self._selection.streams:
             return None
-        if self._stop and self._beyond(record):
+        if self._stop.inode and self._beyond(record):
             self.finished = True
             return None
         stamp = _time(record)
@@ -171,8 +170,11 @@ class JournalCursor:
         return Entry(stream, stamp, line, attrs)
 
     def _beyond(self, record: dict[str, bytes]) -> bool:
-        mine = record.get("CONTAINER_LOG_EPOCH") == self._epoch
-        return mine and int(record.get("CONTAINER_LOG_ORDINAL", b"0")) > self._stop
+        epoch, ordinal = record.get("CONTAINER_LOG_EPOCH", b""), record.get("CONTAINER_LOG_ORDINAL", b"")
+        try:
+            return int(epoch[:EPOCH_DIGITS], 16) == self._stop.inode and int(ordinal) > self._stop.offset
+        except ValueError:  # anybody may send to the journal
+            return False
 
     def close(self) -> None:
         process, self._process = self._process, None

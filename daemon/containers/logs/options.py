@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import secrets
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -217,7 +216,6 @@ async def _journald(container: Container, options: dict[str, str], path: Path) -
         "CONTAINER_TAG": name,
         "IMAGE_NAME": container.image,
         "SYSLOG_IDENTIFIER": name,
-        "CONTAINER_LOG_EPOCH": secrets.token_hex(32),
     }
     extra = {_journal_name(key): value for key, value in _extra(container, options).items()}
     return _prefixed("to:", to) | _prefixed("field:", fields | {k: v for k, v in extra.items() if k})
