@@ -8,8 +8,10 @@ import struct
 import pytest
 from hypothesis import strategies as st
 
+from api.compress import negotiated
 from api.streams import frame
 from client.streams import Demultiplexer
+from daemon.containers.logs.journald import split
 from daemon.containers.logs.jsonfile import JsonFormat
 from daemon.containers.logs.localfile import LocalFormat
 from daemon.runtime.attach import DetachKeys
@@ -55,6 +57,7 @@ def check_lines(chunks: list[bytes]) -> None:
         written = b"".join(lines.feed(chunk, NOW) for chunk in chunks) + lines.finish(NOW)
         records, rest = format.split(written)
         assert rest == b""
+        check_last(format, written, records)
         entries = [format.parse(record) for record in records]
         assert b"".join(e.line for e in entries if e) == whole
         assert all(e and len(e.line) <= LIMIT + 1 for e in entries)
@@ -66,6 +69,48 @@ def check_lines(chunks: list[bytes]) -> None:
     if whole.isascii():
         assert text.encode() == whole
     assert text.count("\n") == whole.count(b"\n")
+
+
+def check_last(format: LocalFormat, written: bytes, records: list[bytes]) -> None:
+    """From the end backwards there is what there is from the beginning, wherever one begins."""
+    for start in {0, *range(1, len(written), max(1, len(written) // 7))}:
+        for unfinished in (0, 1, 5):
+            found = format.last(written[start : len(written) - unfinished], whole=not start)
+            if found is not None and not unfinished:
+                assert found == (records[len(records) - len(found[0]) :], b"")
+                assert start or found[0] == records
+
+
+NAMES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,6}", fullmatch=True)
+EXPORTED = st.lists(st.dictionaries(NAMES, st.binary(max_size=30), min_size=1, max_size=4), max_size=4)
+
+
+def check_export(entries: list[dict[str, bytes]], cuts: list[int]) -> None:
+    """The journal's export format: values without newlines as text, others with their length."""
+    data = b""
+    for entry in entries:
+        for name, value in entry.items():
+            size = len(value).to_bytes(8, "little")
+            data += name.encode() + (b"\n" + size if b"\n" in value else b"=") + value + b"\n"
+        data += b"\n"
+    got: list[dict[str, bytes]] = []
+    pending = b""
+    for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(data)], strict=True):
+        found, pending = split(pending + data[start:end])
+        got += found
+    assert (got, pending) == (entries, b"")
+
+
+def check_negotiation(header: str) -> None:
+    """Anything may stand in Accept-Encoding."""
+    assert negotiated(header) in ("", "gzip", "deflate")
+
+
+ACCEPTED = st.lists(
+    st.one_of(
+        st.sampled_from(["gzip", "deflate", "*", ";q=", "0.5", "1", ",", " ", ";", "\t"]), st.text(max_size=3)
+    )
+).map("".join)
 
 
 def check_frames(pieces: list[tuple[int, bytes]], cuts: list[int]) -> None:
@@ -94,6 +139,14 @@ def test_detach_keys() -> None:
 
 def test_log_lines() -> None:
     once(check_lines, 150, chunks=LINES)
+
+
+def test_exported_entries() -> None:
+    once(check_export, 100, entries=EXPORTED, cuts=CUTS)
+
+
+def test_negotiation() -> None:
+    once(check_negotiation, 300, header=ACCEPTED)
 
 
 def test_frames() -> None:
