@@ -16,6 +16,7 @@ import pytest
 from tests.system.build.plugins import Buildx
 from tests.system.conftest import load_busybox
 from tests.system.host import Host
+from tests.system.images_registry import docker_registry, htpasswd
 
 DOCKERFILE = """FROM busybox AS one
 WORKDIR /w
@@ -117,6 +118,18 @@ def test_kinds_of_documents(buildx: Buildx, other: Buildx, tmp_path: Path, optio
     cache = Directory(place)
     assert words in cache.blob(cache.index["manifests"][0]["digest"]).read_text()
     assert ran(other.build(made, "--cache-from", f"type=local,src={place}")) == []
+
+
+def test_the_clients_credentials(buildx: Buildx, tmp_path: Path) -> None:
+    made = files()
+    with docker_registry(tmp_path / "registry", htpasswd("me", "secret")) as address:
+        cache = f"type=registry,ref={address}/c:1"
+        result = buildx.attempt(made, "--cache-to", cache)
+        assert result.returncode != 0 and b"no basic auth credentials" in result.stderr, result.stderr
+        buildx.docker("login", "-u", "me", "-p", "secret", address)
+        buildx.build(made, "--cache-to", f"{cache},mode=max")
+        buildx.docker("buildx", "prune", "-af")
+        assert ran(buildx.build(made, "--cache-from", cache)) == []
 
 
 def test_a_cache_is_handed_on(buildx: Buildx, other: Buildx, registry: str) -> None:
