@@ -88,7 +88,8 @@ class EventLog:
         self._subscribers: set[asyncio.Queue[Event | None]] = set()
         self._pending: list[Event] = []
         self._flusher: asyncio.Task[None] | None = None
-        self._since_trim = 0
+        self._since_trim = TRIM_EVERY
+        """The first ones trim: a daemon that never lives long must not let the journal grow for ever."""
         self._last = 0
 
     def publish(self, kind: str, action: str, actor: str, attributes: dict[str, str]) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config import DaemonConfig
+from daemon.events import KEPT, TRIM_EVERY
 from tests.chaos.requests import Unanswered, call
 from tests.system.host import Host
 
@@ -248,12 +249,21 @@ def check(world: World) -> None:
             problems.append(f"{known.name}: removed, and there")
         if known.name in rows:
             problems += _fate(host, known)
-    kept = {event["timeNano"] for event in _journal(host)}
-    lost = world.seen_events - kept
-    if lost:
-        problems.append(f"{len(lost)} of {len(world.seen_events)} events are not in the journal")
+    problems += _events(world)
     problems += strays(host)
     assert not problems, "\n".join([f"seed {world.seed}", *problems[:30]])
+
+
+def _events(world: World) -> list[str]:
+    """Of what a subscriber saw, the journal lacks only what is older than all it keeps, which are enough."""
+    kept = {event["timeNano"] for event in _journal(world.host)}
+    problems = []
+    if not min(KEPT, len(world.seen_events)) <= len(kept) <= KEPT + 2 * TRIM_EVERY:
+        problems.append(f"the journal holds {len(kept)} events")
+    lost = {event for event in world.seen_events - kept if event > min(kept, default=0)}
+    if lost:
+        problems.append(f"{len(lost)} of {len(world.seen_events)} events are not in the journal")
+    return problems
 
 
 def _wait_for_ends(world: World) -> None:
