@@ -385,3 +385,19 @@ def test_any_bytes_are_a_dockerfile_or_an_error() -> None:
     found: Dockerfile = parse(b"FROM scratch\nLABEL x=\xff\xfe\n")
     label = found.stages[0].commands[0]
     assert isinstance(label, ins.Label) and label.pairs[0].value == "\udcff\udcfe"
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("$Aé|", "|"),
+        ("${é}$é", "2323"),
+        ("x$12y", "xy"),
+        ("${12}y", "y"),
+        ("$A٣|", "|"),
+        ("$A-", "1-"),
+        ("a$.", "a$."),
+    ],
+)
+def test_names_of_variables_are_of_any_script_and_numbers_are_whole(text: str, result: str) -> None:
+    assert Lexer().word(text, {"A": "1", "é": "23"}) == result

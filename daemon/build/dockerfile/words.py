@@ -25,9 +25,7 @@ MAX_RESULT = 1 << 20
 """Characters an expanded word may have; Linux's limit for one argument or variable is 128 KiB."""
 MAX_DEPTH = 50
 """Nesting of `${a:-${b:-...}}`."""
-_NAME_START = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
-_NAME = _NAME_START | frozenset("0123456789")
-_SPECIAL = frozenset("@*#?-$!0123456789")
+_SPECIAL = frozenset("@*#?-$!")
 
 
 class WordError(ValueError):
@@ -207,14 +205,14 @@ class _Run:
         return self._braced(start, depth + 1)
 
     def _name(self) -> str:
+        """Letters and digits of any script, as Go's unicode package has them; or digits alone; or one sign."""
         start = self.at
         first = self.text[start : start + 1]
         if first in _SPECIAL and first:
             self.at += 1
             return first
-        if first not in _NAME_START or not first:
-            return ""
-        while self.at < len(self.text) and self.text[self.at] in _NAME:
+        takes = str.isdecimal if first.isdecimal() else _in_name
+        while self.at < len(self.text) and takes(self.text[self.at]):
             self.at += 1
         return self.text[start : self.at]
 
@@ -375,6 +373,10 @@ def _closure(states: set[int], tokens: tuple[str, ...]) -> set[int]:
 def _check_cost(value: str, tokens: tuple[str, ...]) -> None:
     if len(value) * max(len(tokens), 1) > 4 << 20:
         raise WordError("the value and the pattern are too long to be matched")
+
+
+def _in_name(character: str) -> bool:
+    return character.isalpha() or character.isdecimal() or character == "_"
 
 
 def _without_prefix(value: str, pattern: str, *, greedy: bool) -> str:
