@@ -169,6 +169,8 @@ class Copier:
         self, source: int, name: str, status: os.stat_result, parent: int, last: str, shown: str
     ) -> None:
         """One file, link or device; what stands there is replaced, but no directory."""
+        if self._by_link(source, name, status, parent, last):
+            return
         self._clear(parent, last, shown)
         kind = status.st_mode
         if stat.S_ISREG(kind):
@@ -192,6 +194,19 @@ class Copier:
                 self._looks(fd, status, directory=False)
             finally:
                 os.close(fd)
+
+    def _by_link(self, source: int, name: str, status: os.stat_result, parent: int, last: str) -> bool:
+        """Whether it was enough to link the source's file, which may be done and nearly always is.
+
+        Names that it has in the source are names of one file in the target as well.
+        """
+        if not (self.link and stat.S_ISREG(status.st_mode) and self._as_it_is(status)):
+            return False
+        try:
+            os.link(name, last, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        except OSError:  # something stands there; another file system; too many links
+            return False
+        return True
 
     def _linked(self, inode: tuple[int, int], parent: int, last: str) -> bool:
         first = self.links.get(inode)
