@@ -81,7 +81,10 @@ class StageState:
 
     def child(self) -> StageState:
         """FROM this stage: its files and configuration, its variables only where they are ENV's."""
-        document = copy.deepcopy(self.sealed())
+        sealed = self.sealed()
+        # as deep as anything is changed: with thousands of stages a deep copy would take minutes
+        config = {name: copy.copy(value) for name, value in sealed["config"].items()}
+        document = {**sealed, "config": config, "history": list(sealed["history"])}
         triggers = tuple(document["config"].pop("OnBuild", None) or ())
         return StageState(self.output, document, triggers, self.platform)
 

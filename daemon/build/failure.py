@@ -20,6 +20,9 @@ from storage.errors import NotFound, NotImplementedYet, PydError
 
 CANCELLED, UNKNOWN, NOT_FOUND, UNIMPLEMENTED, INTERNAL = 1, 2, 5, 12, 13
 _TYPES = "github.com/moby/buildkit/errdefs.{}+json"
+_WHOLE = 16 << 10
+"""Characters of a Dockerfile that errors bring along whole."""
+_AROUND = 10
 Json = dict[str, Any]
 
 
@@ -70,7 +73,15 @@ def _details(error: BaseException) -> list[tuple[str, Json]]:
 
 def excerpt(source: Source, spans: Sequence[Span]) -> Json:
     """errdefs.Source: the file, and which lines of it."""
-    text = "\n".join(source.lines).encode("utf-8", "surrogateescape")
+    text = "\n".join(_near(source.lines, spans)).encode("utf-8", "surrogateescape")
     ranges = [{"start": {"line": span.first}, "end": {"line": span.last}} for span in spans if span.first]
     info = {"filename": source.name, "data": base64.b64encode(text).decode(), "language": "Dockerfile"}
     return {"info": info, "ranges": ranges}
+
+
+def _near(lines: Sequence[str], spans: Sequence[Span]) -> Sequence[str]:
+    """A large file's lines but for those that no excerpt shows: all of it travels in one header."""
+    if sum(map(len, lines)) < _WHOLE:
+        return lines
+    shown = {n for span in spans for n in range(span.first - _AROUND, span.last + _AROUND)}
+    return [line[:_WHOLE] if number in shown else "" for number, line in enumerate(lines, 1)]

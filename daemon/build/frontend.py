@@ -9,6 +9,7 @@ Only the second step's stages ask the resolver for images. Source: BuildKit fron
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -158,6 +159,7 @@ class Frontend:
         steps: list[Step] = []
         for number in needed:
             steps += await self._dispatch(stages[number])
+            await asyncio.sleep(0)  # others have their turn between stages, however many there are
         scans = self._scans(target, needed)
         return replace(self._finish(self._states[target], steps), scans=scans)
 
