@@ -75,4 +75,9 @@ class Delivery:
         shown = [str(name) for name in names]
         if wanted.dangling_prefix and not (wanted.dangling_empty_only and names):
             shown.append(f"{wanted.dangling_prefix}@{digest}")
-        return committed.answer(stored=wanted.store) | ({"image.name": ",".join(shown)} if shown else {})
+        answer = committed.answer(stored=wanted.store)
+        if wanted.store and not wanted.push:
+            # What docker run and inspect know it by: Compose takes this for the image's ID, and would make
+            # containers anew if it were another. dockerd answers so where IDs are digests of configurations.
+            answer["containerimage.digest"] = answer["containerimage.config.digest"]
+        return answer | ({"image.name": ",".join(shown)} if shown else {})

@@ -107,10 +107,30 @@ def test_an_image_id_is_what_is_printed(buildx: Buildx, tmp_path: Path) -> None:
     listed = buildx.docker("images", "-a", "--no-trunc", "--format", "{{.ID}} {{.Repository}}")
     assert f"{printed} <none>" in listed
     told = _metadata(buildx, context, **ATTESTED)
-    by_digest = json.loads(buildx.docker("image", "inspect", told["containerimage.digest"]))[0]
-    assert by_digest["Id"] == printed
-    assert by_digest["Descriptor"]["digest"] == told["containerimage.digest"]
-    buildx.docker("rmi", told["containerimage.digest"])
+    assert told["containerimage.digest"] == told["containerimage.config.digest"] == printed
+    written = told["containerimage.descriptor"]["digest"]
+    by_digest = json.loads(buildx.docker("image", "inspect", written))[0]
+    assert by_digest["Id"] == printed and by_digest["Descriptor"]["digest"] == written
+    buildx.docker("rmi", written)
+
+
+def test_compose_knows_what_it_built(buildx: Buildx) -> None:
+    """Up again without building: the containers are those of before."""
+    files = {
+        "compose.yaml": "services:\n  one:\n    build: .\n    network_mode: none\n",
+        "Dockerfile": 'FROM busybox\nCMD ["sleep", "300"]\n',
+    }
+    context = buildx.context(files)
+
+    def up(*flags: str) -> str:
+        buildx.compose("-p", "outputs", "up", "-d", *flags, cwd=context, **ATTESTED)
+        return buildx.docker("ps", "-q", "--no-trunc").strip()
+
+    try:
+        first = up("--build")
+        assert first and up() == first
+    finally:
+        buildx.compose("-p", "outputs", "down", "-t", "0", "--rmi", "local", cwd=context)
 
 
 def test_an_index_is_built_upon(buildx: Buildx) -> None:

@@ -183,7 +183,7 @@ def test_metadata_names_the_image_and_the_build(buildx: Buildx, tmp_path: Path) 
     metadata = json.loads(place.read_text())
     assert metadata["image.name"] == "docker.io/library/buildx-meta:latest"
     assert metadata["containerimage.config.digest"] == buildx.host.inspect("buildx-meta")["Id"]
-    assert metadata["containerimage.digest"] == metadata["containerimage.descriptor"]["digest"]
+    assert metadata["containerimage.digest"] == metadata["containerimage.config.digest"]
     assert re.fullmatch(r"default/default/\w+", metadata["buildx.build.ref"])
     quiet = buildx.docker(
         "build", "-q", str(buildx.context({"Dockerfile": STEPS, "x": ""})), BUILDKIT_PROGRESS="auto"
