@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.runtime import protocol
@@ -472,6 +472,7 @@ def feed_all(keys: bytes, chunks: list[bytes]) -> tuple[bytes, bool]:
     return out, False
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.binary(min_size=1, max_size=4), st.lists(st.binary(max_size=6), max_size=8))
 def test_keys_are_found_wherever_chunks_end(keys: bytes, chunks: list[bytes]) -> None:
     whole = b"".join(chunks)
@@ -486,6 +487,7 @@ def test_keys_are_found_wherever_chunks_end(keys: bytes, chunks: list[bytes]) ->
         assert held == max(n for n in range(len(keys)) if whole.endswith(keys[:n]))
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.text("ab", min_size=1, max_size=5), st.lists(st.text("ab", max_size=5), max_size=10))
 def test_keys_that_overlap_themselves_are_found(keys: str, chunks: list[str]) -> None:
     whole = "".join(chunks).encode()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.runtime.journal import Journal
@@ -110,6 +110,7 @@ def by_the_book(data: bytes) -> list[str]:
     return [piece.decode() for piece in [*out, rest] if piece]
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(
     st.lists(
         st.one_of(st.integers(0, 3 * LIMIT), st.sampled_from([0, 1, LIMIT - 1, LIMIT, LIMIT + 1])), max_size=8
@@ -128,6 +129,7 @@ def test_however_the_stream_is_chopped_the_entries_are_the_same(lengths: list[in
     assert [json.loads(line)["log"] for line in text.decode().splitlines()] == by_the_book(data)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.binary(max_size=300))
 def test_any_bytes_make_valid_json_of_the_same_text(data: bytes) -> None:
     text = encoded(data.replace(b"\n", b"") + b"\n")
