@@ -16,7 +16,9 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import secrets
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -26,6 +28,7 @@ from typing import Any
 
 TREE = "tree"
 _META = "meta.json"
+_REMOVED = "removed-"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 ID_LENGTH = 25
 Fill = Callable[[Path, int, Path | None, bool, bool], Awaitable[dict[str, int]]]
@@ -145,7 +148,7 @@ class Contexts:
     def _discard(self, key: str, generation: int) -> None:
         """Out of sight at once, deleted in a thread."""
         directory = self._root / key / str(generation)
-        gone = self._root / f"removed-{key}-{generation}"
+        gone = self._root / f"{_REMOVED}{key}-{generation}"
         with contextlib.suppress(OSError):
             directory.rename(gone)
             asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, gone, True)
@@ -179,7 +182,7 @@ class Contexts:
 
     def _delete(self, gone: list[Kept]) -> None:
         for each in gone:
-            aside = self._root / f"removed-{each.key}"
+            aside = self._root / f"{_REMOVED}{each.key}"
             with contextlib.suppress(OSError):
                 (self._root / each.key).rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
@@ -189,17 +192,18 @@ class Contexts:
     def _load(self) -> dict[str, Kept]:
         """What is there; the first time, what is not whole or not to be trusted is removed."""
         if self._known is None:
-            known = {}
+            known, gone = {}, []
             for directory in self._root.iterdir() if self._root.is_dir() else ():
                 kept = _read(directory)
                 if kept is None:
-                    shutil.rmtree(directory, ignore_errors=True)
+                    gone.append(directory)
                     continue
                 known[kept.key] = kept
-                for each in directory.iterdir():
-                    if each.name not in (_META, str(kept.generation)):
-                        shutil.rmtree(each, ignore_errors=True)
+                gone += [
+                    each for each in directory.iterdir() if each.name not in (_META, str(kept.generation))
+                ]
             self._known = known
+            _remove_aside(self._root, gone)
         return self._known
 
     def _save(self, kept: Kept) -> None:
@@ -209,6 +213,27 @@ class Contexts:
         aside.rename(directory / _META)
         assert self._known is not None
         self._known[kept.key] = kept
+
+
+def _remove_aside(root: Path, gone: list[Path]) -> None:
+    """Out of the way at once, deleted by and by: whoever lists what is there waits for no disk."""
+    aside = []
+    for path in gone:
+        moved = path if path.name.startswith(_REMOVED) else root / f"{_REMOVED}{secrets.token_hex(8)}"
+        with contextlib.suppress(OSError):
+            if moved != path:
+                path.rename(moved)
+            aside.append(moved)
+    if aside:
+        threading.Thread(target=_delete_all, args=(aside,), daemon=True).start()
+
+
+def _delete_all(paths: list[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _read(directory: Path) -> Kept | None:
