@@ -23,7 +23,7 @@ from daemon.build.remotecache.options import boolean, canonical, imported_name
 from daemon.build.remotecache.repository import open_repository
 from daemon.build.session.sessions import Content
 from daemon.images.layers import Source
-from daemon.images.manifests import LARGEST_MANIFEST, Descriptor
+from daemon.images.manifests import LARGEST_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
 from daemon.images.reference import validate_digest
 from daemon.images.registry.errors import RegistryError
 from daemon.images.sessions import Session
@@ -58,9 +58,11 @@ async def _import(
 ) -> list[Cache]:
     name = attributes.get("ref") or imported_name(kind, attributes)
     with contextlib.suppress(PydError, RegistryError):  # the step shows it
-        async with job.step(f"importing cache manifest from {name}"):
+        async with job.step(f"importing cache manifest from {name}") as progress:
             try:
-                return await _read(bench, job, imported, kind, attributes)
+                found, inferred = await _read(bench, job, imported, kind, attributes)
+                with progress.status(f"inferred cache manifest type: {inferred}"):
+                    return found
             except RegistryError as error:
                 raise NotFound(f"failed to configure {kind} cache importer: {error}") from error
     return []
@@ -68,7 +70,8 @@ async def _import(
 
 async def _read(
     bench: Bench, job: Job, imported: ImportedCaches, kind: str, attributes: Mapping[str, str]
-) -> list[Cache]:
+) -> tuple[list[Cache], str]:
+    """The caches, and the type of the manifest that they were found by."""
     if kind == "registry":
         reference = canonical(attributes)
         insecure = boolean(attributes, "registry.insecure", False)
@@ -76,12 +79,13 @@ async def _read(
         imported.keep(session)
         document = await session.manifest(reference.digest or reference.tag)
         reader = Reader(_of_repository(session), session, reference.name)
-        return await reader.read(document.body)
+        return await reader.read(document.body), media_type(document.body)
     if kind == "local":
         content = _client(job, attributes)
         digest = validate_digest(attributes["digest"])
         body = await content.read_bytes(digest, LARGEST_MANIFEST)
-        return await Reader(_of_client(content), ClientLayers(bench, job, content), "").read(body)
+        reader = Reader(_of_client(content), ClientLayers(bench, job, content), "")
+        return await reader.read(body), media_type(body)
     raise InvalidArgument(f"unknown cache importer: {kind}")
 
 
@@ -166,6 +170,13 @@ class Reader:
     async def _made(self, body: bytes) -> Cache:
         table = await asyncio.to_thread(config.decode, body)
         return Cache(table, {}, self._source, self._repository)
+
+
+def media_type(body: bytes) -> str:
+    """What a manifest says of itself, else what it looks like (BuildKit util/imageutil)."""
+    document = _object(body)
+    told = document.get("mediaType")
+    return str(told) if told else (OCI_INDEX if "manifests" in document else OCI_MANIFEST)
 
 
 def inline_of(image: Mapping[str, Any]) -> tuple[bytes | None, list[str]]:

@@ -89,7 +89,14 @@ def test_a_local_cache(buildx: Buildx, other: Buildx, tmp_path: Path) -> None:
     index = json.loads((place / "index.json").read_text())
     assert index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] == "latest"
     said = other.build(made, "-t", "local:1", "--cache-from", f"type=local,src={place}")
-    assert ran(said) == []
+    assert (
+        ran(said) == [] and "inferred cache manifest type: application/vnd.oci.image.manifest.v1+json" in said
+    )
+    blobs = other.host.data_root / "content/blobs/sha256"
+    came = [
+        layer for layer in Directory(place).layers() if (blobs / layer["digest"].partition(":")[2]).exists()
+    ]
+    assert len(Directory(place).layers()) - len(came) >= 2, "the first stage's layers are of no use here"
     same(buildx, other, "local:1")
     assert len(ran(other.build(made, "-t", "local:1"))) >= 5, "what a cache claims is nobody else's"
 
