@@ -94,6 +94,7 @@ def test_configuration_that_lies_about_its_layers(daemon: Rig, registry: FakeReg
         ("no-tar", gzip.compress(b"this is no archive at all" * 100), "failed to register layer: "),
         ("parent", gzip.compress(archive({"../evil": b"1"})), "failed to register layer: "),
     ],
+    ids=["cut-tar", "cut-gzip", "no-tar", "parent"],
 )
 def test_bad_archives(daemon: Rig, registry: FakeRegistry, name: str, packed: bytes, text: str) -> None:
     registry.put(name, archive({"a": b"1"}), packed=[packed])
