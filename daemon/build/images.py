@@ -98,8 +98,11 @@ class Images:
 
     async def layout(self, store: str, digest: str, platform: str, name: str) -> Layout:
         """An image of an OCI layout that the client serves."""
+        known = self._layouts.get((f"{LAYOUT}{store}@{digest}", platform))
+        if known is not None:
+            return known
         wanted = platforms.parse(platform) if platform else platforms.local()
-        async with self.steps(f"[context {name}] load metadata for {name}@{digest}"):
+        async with self.steps(f"[context {name}] load metadata for {reference.parse(name)}@{digest}"):
             found = await look(self.job, store, digest, wanted)
         self._layouts[found.identifier, platform] = found
         return found

@@ -85,7 +85,7 @@ async def bring(bench: Bench, job: Job, layout: Layout) -> tuple[str, ...]:
 def _content(job: Job, store: str) -> Any:
     if not job.sessions:
         raise NotFound(f"no session that has the OCI layout {store}")
-    return job.sessions[0].content(store)
+    return job.sessions[0].content(f"oci:{store}")
 
 
 def _ignore(line: dict[str, Any]) -> None:

@@ -94,6 +94,15 @@ def test_named_contexts(buildx: Buildx, tmp_path: Path) -> None:
     assert " other" in said and "skipped" not in said
 
 
+def test_an_oci_layout_as_a_context(buildx: Buildx, tmp_path: Path) -> None:
+    said = buildx.context({"Dockerfile": "FROM busybox\nRUN echo of-the-layout > /lay\n"})
+    buildx.docker("buildx", "build", "-o", f"type=oci,dest={tmp_path}/lay,tar=false", str(said))
+    context = {"Dockerfile": "FROM base\nRUN cat /lay\nCOPY --from=base /lay /copied\n"}
+    shown = buildx.build(context, "--build-context", f"base=oci-layout://{tmp_path}/lay")
+    assert " of-the-layout" in shown and "[context base] OCI load from client" in shown
+    assert shown.count("load metadata for docker.io/library/base@sha256:") <= 2
+
+
 BAKE = """
 group "default" { targets = ["two"] }
 target "one" {
