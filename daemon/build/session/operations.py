@@ -134,7 +134,8 @@ class SessionOperations:
 
         with self._opened(tree) if tree and tree["lower"] else contextlib.nullcontext() as root:
             sender = send.Sender(root, prefix, time)
-            await send.tree(self._connection(number), exporter, sender, _every(report))
+            sent = await send.tree(self._connection(number), exporter, sender, _every(report))
+        report({"current": sent})
 
     async def session_send_file(
         self,

@@ -139,8 +139,8 @@ def _chain(first: Iterator[bytes], second: Iterator[bytes]) -> Iterator[bytes]:
     yield from second
 
 
-async def tree(connection: Connection, id: int | str, sender: Sender, report: Callable[[int], None]) -> None:
-    """Runs a sender; returns when the client has all that it wanted."""
+async def tree(connection: Connection, id: int | str, sender: Sender, report: Callable[[int], None]) -> int:
+    """Runs a sender; returns, when the client has all that it wanted, how many bytes that was."""
     async with await call(connection, METHOD, exporter(id)) as under_way:
         listing = asyncio.create_task(_list(under_way, sender))
         sent = 0
@@ -162,6 +162,7 @@ async def tree(connection: Connection, id: int | str, sender: Sender, report: Ca
         finally:
             listing.cancel()
             await asyncio.gather(listing, return_exceptions=True)
+    return sent
 
 
 async def _list(under_way: Call, sender: Sender) -> None:
