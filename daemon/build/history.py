@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pyd.build")
 KEEP = 50
 KEEP_SECONDS = 48 * 3600
+PROVE_AFTER = 1.0
+"""Seconds after a build that its provenance is made, unless somebody asks: it costs the loop some milliseconds."""
 _SECOND = 1_000_000_000
 _LENGTH = struct.Struct("<I")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -74,12 +76,14 @@ class Past:
     proofs: list[Proof] = field(default_factory=list)
     proving: asyncio.Task[None] | None = None
     """Makes the proofs, after the answer."""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Somebody waits for them."""
     job: Job | None = None
     """While it runs."""
 
     def fields(self) -> dict[str, Any]:
         """What is written down."""
-        aside = ("job", "proving")
+        aside = ("job", "proving", "asked")
         found = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in aside}
         return found | {"proofs": [asdict(proof) for proof in self.proofs]}
 
@@ -145,7 +149,10 @@ class History:
         return task
 
     async def _settle(self, past: Past, bridge: Bridge) -> None:
-        """What nobody has to wait for: the proofs, and all that on disk."""
+        """What the answer need not wait for: all that on disk, and when the loop has time the proofs."""
+        await self._write(past)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(past.asked.wait(), PROVE_AFTER)
         past.several = bridge.done is not None and bridge.done[0].multi
         try:
             for place, (platform, kind, data) in enumerate(await bridge.provenance()):
@@ -184,6 +191,8 @@ class History:
 
     async def settle(self) -> None:
         """Waits for what is being written."""
+        for past in self._records.values():
+            past.asked.set()
         await asyncio.gather(*self._writing, return_exceptions=True)
 
     # -- changing
@@ -252,6 +261,7 @@ class History:
             for past in sorted(self._records.values(), key=lambda each: each.created):
                 if (not ref or past.ref == ref) and not (active_only and past.completed):
                     if ref and past.proving is not None:
+                        past.asked.set()
                         await asyncio.shield(past.proving)
                     yield COMPLETE if past.completed else STARTED, past
             while not early_exit:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from pydantic_core import to_json
 
 from daemon.build import llb
 from daemon.build.attest import buildconfig
@@ -49,7 +50,7 @@ def _provenance(
     return Attestation(
         platform_index=place,
         predicate_type=kind,
-        predicate=json.dumps(made, indent=2, ensure_ascii=False).encode(),
+        predicate=to_json(made, indent=2),
         reason="provenance",
         inline_only=wanted.get("inline-only") in ("1", "t", "T", "true", "TRUE", "True"),
         path=wanted.get("filename", "provenance.json"),
