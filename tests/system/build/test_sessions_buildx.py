@@ -23,6 +23,7 @@ import pytest
 
 from tests.system.build.plugins import Buildx
 from tests.system.host import Host
+from tests.system.images_registry import docker_registry, htpasswd
 
 
 def transferred(said: str) -> int:
@@ -242,3 +243,20 @@ def test_locked_repositories_open_with_a_token(buildx: Buildx, host: Host, locke
     header = "basic " + base64.b64encode(b"x-access-token:hush").decode()
     added = {"Dockerfile": f"FROM busybox\nADD {locked} /again\n"}
     assert buildx.try_docker("build", *flags, str(buildx.context(added)), HEADER=header).returncode == 0
+
+
+def test_base_images_come_with_the_clients_credentials(buildx: Buildx, tmp_path: Path) -> None:
+    with docker_registry(tmp_path / "locked", htpasswd("anna", "secret")) as address:
+        buildx.docker("login", "-u", "anna", "-p", "secret", address)
+        name = f"{address}/base:1"
+        buildx.docker("tag", "busybox", name)
+        try:
+            buildx.docker("push", "-q", name)
+        finally:
+            buildx.docker("rmi", name)
+        context = buildx.context({"Dockerfile": f"FROM {name}\nRUN echo with credentials > /x\n"})
+        buildx.build(context, "--pull", "-t", "with-credentials")
+        assert buildx.run("with-credentials", "cat", "/x") == "with credentials\n"
+        buildx.docker("logout", address)
+        refused = buildx.attempt(context, "--pull")
+        assert refused.returncode != 0 and b"no basic auth credentials" in refused.stderr, refused.stderr
