@@ -127,12 +127,7 @@ def row(
 
 def shown_image(ctx: Context, container: Container) -> str:
     """The user's reference, or the ID once that name means another image."""
-    try:
-        if ctx.images.resolve(container.image).id == container.image_id:
-            return container.image
-    except Exception:  # the name or the image is gone
-        pass
-    return container.image_id
+    return container.image if ctx.images.means(container.image, container.image_id) else container.image_id
 
 
 async def sizes(ctx: Context, container: Container) -> tuple[int, int]:

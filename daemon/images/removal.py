@@ -50,7 +50,7 @@ class Removal:
             text = image.id  # it may have been the digest of what the image is bound to
         self._parts = self._store.parts_of(image)
         if not self._store.is_prefix(image.id, text):
-            if not force and _single(names) and (uses := self._in_use(image.id)):
+            if not force and _single(names) and (uses := self._uses(image)):
                 raise Conflict(
                     f'conflict: unable to remove repository reference "{text}" (must force) - container'
                     f" {uses[0].container_id[:12]} is using its referenced image {progress.short(image.id)}"
@@ -110,10 +110,15 @@ class Removal:
         if parent is not None:
             await self._delete(parent, force=False, prune=True, quiet=True)
 
+    def _uses(self, image: Image) -> list[ImageUse]:
+        """Of the image, and of those of other platforms that would go with it."""
+        together = [image, *self._store.parts_of(image)]
+        return [use for each in together for use in self._in_use(each.id)]
+
     def _obstacle(self, image: Image, *, soft: bool, names: bool) -> _Obstacle | None:
         if self._store.children(image.id):
             return _Obstacle("image has dependent child images", hard=True)
-        uses = self._in_use(image.id)
+        uses = self._uses(image)
         if running := next((use for use in uses if use.running), None):
             text = f"image is being used by running container {running.container_id[:12]}"
             return _Obstacle(text, hard=True, used=True)

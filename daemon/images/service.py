@@ -33,7 +33,7 @@ from daemon.images.streams import Say, reported
 from daemon.images.targets import Target
 from daemon.images.transfer.parent import Worker
 from storage.content import ContentStore
-from storage.errors import Conflict, InvalidArgument, NotFound, NotImplementedYet
+from storage.errors import Conflict, InvalidArgument, NotFound, NotImplementedYet, PydError
 from storage.gc import Blob
 from storage.records import Records
 from storage.snapshots import Snapshotter
@@ -116,6 +116,14 @@ class ImageService:
         `platform` is a wish: an index has several images. Whoever needs it looks at what came.
         """
         return self._store.for_platform(ref, platform)
+
+    def means(self, ref: str, image_id: str) -> bool:
+        """Whether a reference means an image still, or an index that the image is part of."""
+        try:
+            image, bound = self._store.find(ref), self._store.bound(ref)
+        except PydError:
+            return False
+        return image.id == image_id or (bound is not None and image_id in bound.images)
 
     def images(self) -> Sequence[Image]:
         """All images, unordered."""
@@ -365,7 +373,9 @@ class ImageService:
         """{"LayersSize": bytes, "Images": rows with SharedSize and Containers}."""
         rows = listing.Listing(self._store, {}).rows(all=True, shared_size=True)
         for row in rows:
-            row["Containers"] = len(self.in_use(row["Id"]))
+            parts = self._store.parts_of(self._store.find(row["Id"]))
+            used = [use for each in (row["Id"], *(part.id for part in parts)) for use in self.in_use(each)]
+            row["Containers"] = len(used)
         chains = {chain for image in self._store.all() for chain in image.chain_ids}
         return {"LayersSize": sum(map(self._store.layer_size, chains)), "Images": rows}
 

@@ -150,6 +150,9 @@ def test_an_index_is_built_upon(buildx: Buildx) -> None:
     created = buildx.docker("create", "--platform", "linux/arm64", "out-derived", "/x").strip()
     arm = json.loads(buildx.docker("image", "inspect", "--platform", "linux/arm64", "out-derived"))[0]["Id"]
     assert json.loads(buildx.docker("inspect", created))[0]["Image"] == arm
+    assert buildx.docker("ps", "-a", "--format", "{{.Image}}").split() == ["out-derived"]
+    refused = buildx.try_docker("rmi", "out-derived")
+    assert f"container {created[:12]} is using its referenced image" in refused.stderr.decode()
     buildx.docker("rm", created)
     buildx.docker("rmi", "out-derived", "out-base")
 
