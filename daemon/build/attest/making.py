@@ -66,7 +66,9 @@ def _facts(bench: Bench, job: Job, record: BuildRecord, output: Output | None, *
         frontend=record.frontend,
         arguments=record.attrs,
         images=_images(job, vertices),
-        repositories=tuple((name, value) for name, value in others.items() if ":" not in value),
+        repositories=tuple(
+            {_repository(name): value for name, value in others.items() if ":" not in value}.items()
+        ),
         files=tuple((name, value) for name, value in others.items() if ":" in value),
         locals=record.locals,
         secrets=_mounts(processes, "secret"),
@@ -80,6 +82,13 @@ def _facts(bench: Bench, job: Job, record: BuildRecord, output: Output | None, *
         source=source,
         layers=layers,
     )
+
+
+def _repository(url: str) -> str:
+    """Without the directory that was taken of it: URL#REF."""
+    remote, _, fragment = url.partition("#")
+    ref = fragment.partition(":")[0]
+    return f"{remote}#{ref}" if ref else remote
 
 
 def _images(job: Job, vertices: Iterable[Vertex]) -> tuple[ImageUsed, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import subprocess
 import tarfile
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.system.build.plugins import Buildx
+from tests.system.build.test_build_sources import repository, web  # noqa: F401 - fixtures
 
 DOCKERFILE = """FROM busybox AS made
 ARG SECRET_ARG
@@ -129,3 +131,29 @@ def test_generators_that_fail(buildx: Buildx, registry: str) -> None:
     assert result.returncode != 0 and b"absent" in result.stderr
     result = buildx.try_docker("build", "--sbom=generator=busybox,x=y", "-o", "type=cacheonly", str(context))
     assert result.returncode == 0, "a generator may find nothing"
+
+
+def test_materials_from_elsewhere(buildx: Buildx, web: tuple[str, Path], repository: str) -> None:  # noqa: F811
+    """A repository as the context, and a file by URL."""
+    url, root = web
+    (root / "file").write_text("content")
+    work = root / "work"
+    subprocess.run(
+        ["git", "clone", "-q", str(root / "repository.git"), str(work)], check=True, capture_output=True
+    )
+    head = subprocess.run(
+        ["git", "-C", str(work), "rev-parse", "v1"], check=True, capture_output=True, text=True
+    )
+    dockerfile = f"FROM busybox\nADD {url}/file /file\nCOPY f /f\nRUN --network=none cat /file\n"
+    path = buildx.directory / "metadata.json"
+    buildx.environment |= {"BUILDX_METADATA_PROVENANCE": "max"}
+    result = buildx.try_docker(
+        "build", "--metadata-file", str(path), "-f-", f"{repository}#v1:sub", input=dockerfile.encode()
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    made = json.loads(path.read_text())["buildx.build.provenance"]
+    materials = {each["uri"]: each["digest"] for each in made["materials"]}
+    assert materials[f"{repository}#v1"] == {"sha1": head.stdout.strip()}
+    assert materials[f"{url}/file"] == {"sha256": hashlib.sha256(b"content").hexdigest()}
+    source = made["invocation"]["configSource"]
+    assert source["uri"].startswith(repository) and source["digest"] == {"sha1": head.stdout.strip()}
