@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic_core import to_json
+
 from daemon.images import manifests
 from daemon.images.manifests import Descriptor
 from daemon.images.model import Json, digest_of
@@ -32,7 +34,7 @@ _OCI_LAYERS = {docker: oci for oci, docker in _DOCKER_LAYERS.items()}
 
 def indented(value: Any) -> bytes:
     """As Go's MarshalIndent with two spaces."""
-    return json.dumps(value, indent=2, ensure_ascii=False).translate(_ESCAPED).encode()
+    return to_json(value, indent=2).decode().translate(_ESCAPED).encode()
 
 
 def reindented(document: bytes) -> bytes:
