@@ -227,17 +227,18 @@ def outside(tmp_path: Path) -> Callable[[], list[str]]:
     return names
 
 
-@pytest.mark.parametrize("how", HOSTILE)
 async def test_hostile_lists_are_refused_and_leave_nothing(
-    how: str, tmp_path: Path, outside: Callable[[], list[str]]
+    tmp_path: Path, outside: Callable[[], list[str]]
 ) -> None:
-    service = syncing(listing(*HOSTILE[how]))
-    async with sessions(tmp_path) as made, attached(made, tmp_path / "s", service) as session:
-        with pytest.raises(InvalidArgument):
-            await asyncio.wait_for(synced(session), 20)
-        assert outside() == []
-        left = [path for path in (tmp_path / "contexts").iterdir() if any(path.iterdir())]
-        assert left == [], "what was begun is gone"
+    async with sessions(tmp_path) as made:
+        for how, entries in HOSTILE.items():
+            async with attached(made, tmp_path / "s", syncing(listing(*entries))) as session:
+                with pytest.raises(InvalidArgument):
+                    await asyncio.wait_for(synced(session), 20)
+                    pytest.fail(f"{how} was taken")
+            assert outside() == [], how
+            left = [path for path in (tmp_path / "contexts").iterdir() if any(path.iterdir())]
+            assert left == [], f"{how}: what was begun is gone"
 
 
 async def test_packets_that_make_no_sense_are_refused(tmp_path: Path) -> None:
