@@ -70,15 +70,17 @@ def walk(parent: int, top: str, excludes: Ignore | None) -> Iterator[tuple[str, 
                 lists.pop()
                 continue
             below = f"{path}/{name}" if path else name
-            if excludes is not None and excludes.ignored(below):
-                if excludes.prunes(below):
-                    continue
+            ignored = excludes is not None and excludes.ignored(below)
+            if ignored and excludes is not None and excludes.prunes(below):
+                continue
+            try:
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if not stat.S_ISDIR(status.st_mode):
-                    continue
-            else:
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # overlay lists a whiteout in a directory that one layer alone has
+            if not ignored:
                 yield below, fd, name, status
+            elif not stat.S_ISDIR(status.st_mode):
+                continue
             if stat.S_ISDIR(status.st_mode):
                 stack.append((os.open(name, _DIRECTORY, dir_fd=fd), below, None))
                 lists.append(iter(_names(stack[-1][0])))
