@@ -144,9 +144,9 @@ def initramfs(modules: list[Path]) -> bytes:
         *(f"tests/system/{name}.py" for name in ("cgroups_v2_guest", "cgroups_v2_tools", "quota_guest")),
     ):
         archive.file(f"pyd/{name}", (REPOSITORY / name).read_bytes())
-    for name in ("clock", "labels", "sizes", "volumes/__init__", "volumes/service"):
+    for name in ("clock", "labels", "sizes"):
         archive.file(f"pyd/daemon/{name}.py", (REPOSITORY / f"daemon/{name}.py").read_bytes())
-    for folder in ("daemon/cgroups", "daemon/runtime", "storage"):
+    for folder in ("daemon/cgroups", "daemon/runtime", "daemon/volumes", "storage"):
         for path in sorted((REPOSITORY / folder).rglob("*")):
             if path.suffix in (".py", ".json") or path.name == "pyd-oci":
                 archive.file(f"pyd/{path.relative_to(REPOSITORY)}", path.read_bytes(), 0o755)
