@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,9 @@ class Volumes:
 
     def _delete(self, volume: Volume) -> None:
         self._mounted.sweep([volume.mountpoint])
+        with suppress(FileNotFoundError):
+            if mounting.is_mounted(volume.mountpoint):  # never delete what is not the volume's own
+                raise Conflict(f"remove {volume.name}: its file system is still mounted")
         project = self._quota.limited(volume.mountpoint) if self._quota else 0
         shutil.rmtree(Path(volume.mountpoint).parent, ignore_errors=True)
         if self._quota:
