@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 PROXIES = (
     "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy",
@@ -36,15 +35,3 @@ def platform_arguments(build: PlatformName, target: PlatformName, stage: str = "
             f"{prefix}OSVERSION": "",
         }
     return found | {"TARGETSTAGE": stage or "default"}
-
-
-@dataclass
-class Scope:
-    """A stage's variables. ARG and ENV share one space; only ENV reaches the image."""
-
-    env: dict[str, str] = field(default_factory=dict)
-    arguments: dict[str, str] = field(default_factory=dict)
-    """Names declared by ARG in this stage, with their values; in order."""
-
-    def values(self) -> Mapping[str, str]:
-        return self.env

@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 
-from daemon.build import building, imageconfig
-from daemon.build.bench import Result
+from daemon.build import imageconfig
 from daemon.build.cache import duration, identifier
 from daemon.build.dockerfile.parser import parse
 from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.frontend import Built, Frontend, Request, ResolvedImage
-from daemon.build.graph import CopyFiles, Exec, File, Output, Source, Vertex, ordered
-from daemon.images.model import chain_ids
+from daemon.build.graph import CopyFiles, Exec, File, Merge, Mkdir, Output, Source, Vertex, ordered
 from storage.errors import InvalidArgument, NotFound
 
 LAYER = "sha256:" + "a" * 64
@@ -136,6 +134,16 @@ async def test_urls_and_repositories_of_add() -> None:
         ("ARG x=\nFROM $x", "base name ($x) should not be blank"),
         ("FROM base\nONBUILD RUN x\nVOLUME $unset", "VOLUME specified can not be an empty string"),
         ("FROM base\nCOPY <<../x /a\n../x", "invalid heredoc name"),
+        ("FROM base\nCOPY --chmod=abc a /b", "invalid syntax"),
+        ("FROM base\nADD --checksum=sha256:00 a /b", "checksum requires HTTP(S) or Git sources"),
+        ("FROM base\nADD --checksum=sha256:00 https://x/1 https://x/2 /b/", "multiple sources"),
+        ("FROM base\nCOPY https://x/1 /b", "source can't be a URL for COPY"),
+        ("FROM base\nCOPY https://x/1.git /b", "source can't be a git ref for COPY"),
+        ("FROM base\nARG X\nCOPY --from=$X a /b", "variable expansion is not supported for --from"),
+        ("FROM base\nSTOPSIGNAL SIGNOPE", "invalid signal: SIGNOPE"),
+        ("FROM base\nEXPOSE 80/foo", 'invalid port: "80/foo": invalid proto: foo'),
+        ("FROM --platform=a/b/c/d base", "cannot parse platform specifier"),
+        ("FROM other", "No such image: other"),
     ],
 )
 async def test_refusals_have_a_place(text: str, part: str) -> None:
@@ -168,18 +176,6 @@ def test_digests_depend_on_inputs() -> None:
     assert one.digest == Vertex(Exec(("x",), (), "/", ""), (Output(Vertex(Source("a"))),)).digest
 
 
-def test_times_of_an_image_are_those_of_its_layers() -> None:
-    document = imageconfig.empty("amd64")
-    for text, layer in (("ENV", False), ("RUN", True), ("CMD", False)):
-        imageconfig.add_history(document, text, layer=layer)
-    diff = "sha256:" + "b" * 64
-    made = building.finished(document, Result((diff,)), {chain_ids([diff])[-1]: 5 * 10**9}, None)
-    assert [entry["created"] for entry in made["history"]] == ["1970-01-01T00:00:05Z"] * 3
-    assert made["created"] == "1970-01-01T00:00:05Z"
-    fixed = building.finished(document, Result((diff,)), {}, 7 * 10**9)
-    assert fixed["created"] == fixed["history"][0]["created"] == "1970-01-01T00:00:07Z"
-
-
 @pytest.mark.parametrize(
     ("nanoseconds", "text"),
     [(0, "0s"), (1, "1ns"), (1500, "1.5µs"), (10**9, "1s"), (5400 * 10**9, "1h30m0s"), (61 * 10**9, "1m1s")],
@@ -193,3 +189,26 @@ def test_ages_and_identifiers() -> None:
     with pytest.raises(InvalidArgument):
         duration("soon")
     assert len(identifier("sha256:" + "f" * 64)) == 25
+
+
+async def test_two_thousand_stages_upon_one_another_take_seconds() -> None:
+    stages = "".join(f"FROM s{n} AS s{n + 1}\nENV A{n}=1\n" for n in range(1500))
+    begun = time.monotonic()
+    built = await build(f"FROM scratch AS s0\n{stages}")
+    assert len(built.document["config"]["Env"]) == 1501
+    assert time.monotonic() - begun < 20
+
+
+async def test_the_epoch_reaches_directories_and_is_kept_from_the_key() -> None:
+    built = await build("FROM base\nWORKDIR /d\n", arguments={"SOURCE_DATE_EPOCH": "7"})
+    (made,) = [each for each in operations(built) if isinstance(each, File)]
+    assert isinstance(made.actions[0], Mkdir) and made.actions[0].time == 7 * 10**9
+    assert built.epoch == 7 * 10**9
+    with pytest.raises(InvalidArgument, match="invalid SOURCE_DATE_EPOCH"):
+        await build("FROM base", arguments={"SOURCE_DATE_EPOCH": "soon"})
+
+
+async def test_links_are_merged_over_their_stage() -> None:
+    built = await build("FROM base\nCOPY --link a /a\nCOPY --link --chmod=600 b /b")
+    kinds = [type(each) for each in operations(built)]
+    assert kinds == [Source, Source, File, Merge, File]
