@@ -285,7 +285,8 @@ class ImageStore:
         and load() then leaves the image out: the pull is undone, not half-done.
         """
         for each in (*others, config):
-            await asyncio.to_thread(self.content.add, each)
+            if target is None or not self.content.has(digest_of(each)):
+                await asyncio.to_thread(self.content.add, each)
         image_id, parts = digest_of(config), {digest_of(each): each for each in others}
         parts.pop(image_id, None)
         async with self._writing:

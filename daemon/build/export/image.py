@@ -24,6 +24,7 @@ from daemon.images import platforms, times
 from daemon.images.model import Json, digest_of
 from daemon.images.platforms import Platform
 from daemon.images.reference import Reference
+from daemon.images.streams import together
 from daemon.images.targets import Target
 from storage.errors import InvalidArgument
 from storage.gc import Blob
@@ -143,10 +144,10 @@ class Writer:
             oci=options.oci,
             annotations=options.annotations.at(MANIFEST, platform),
         )
-        with self._progress.status(f"exporting manifest {digest_of(body)}"):
-            await self._store(body)
-        with self._progress.status(f"exporting config {digest_of(encoded)}"):
-            await self._store(encoded)
+        await together(
+            self._written(f"exporting manifest {digest_of(body)}", body),
+            self._written(f"exporting config {digest_of(encoded)}", encoded),
+        )
         descriptor = documents.descriptor(
             media_type, body, annotations=options.annotations.at(MANIFEST_DESCRIPTOR, platform)
         )
@@ -161,8 +162,7 @@ class Writer:
         body, media_type = documents.index(
             entries, oci=options.oci, annotations=options.annotations.at(INDEX)
         )
-        with self._progress.status(f"exporting manifest list {digest_of(body)}"):
-            await self._store(body)
+        await self._written(f"exporting manifest list {digest_of(body)}", body)
         return documents.descriptor(media_type, body, annotations=options.annotations.at(INDEX_DESCRIPTOR))
 
     async def _attest(self, image: Written, said: Sequence[Attestation]) -> Json:
@@ -174,10 +174,14 @@ class Writer:
         body, encoded, descriptor = documents.attestation_manifest(
             made, image.descriptor, artifact=self._options.artifact
         )
-        with self._progress.status(f"exporting attestation manifest {digest_of(body)}"):
-            for each in (*(document for _, document in made), encoded, body):
-                await self._store(each)
+        documents_of_it = [*(document for _, document in made), encoded, body]
+        await self._written(f"exporting attestation manifest {digest_of(body)}", *documents_of_it)
         return descriptor
+
+    async def _written(self, text: str, *bodies: bytes) -> None:
+        """All at once: each waits for the disk."""
+        with self._progress.status(text):
+            await together(*map(self._store, bodies))
 
     async def _store(self, body: bytes) -> None:
         """Leased first: a collection may be under way."""
