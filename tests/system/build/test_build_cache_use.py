@@ -114,7 +114,7 @@ def test_stages_without_cache(buildx: Buildx) -> None:
     assert before[0] != after[0] and before[1] == after[1]
 
 
-@pytest.mark.parametrize("sharing", ["locked", "private"])
+@pytest.mark.parametrize("sharing", ["locked", pytest.param("private", marks=pytest.mark.nightly)])
 def test_cache_mounts_of_builds_at_once(buildx: Buildx, sharing: str) -> None:
     """locked: one waits for the other; private: each has its own."""
     own = name()

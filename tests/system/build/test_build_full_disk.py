@@ -45,7 +45,10 @@ def free(host: Host, wanted: int) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("case", ["a process", "a copy", "the context", "layers"])
+LAYERS = pytest.param("layers", marks=pytest.mark.nightly)
+
+
+@pytest.mark.parametrize("case", ["a process", "a copy", "the context", LAYERS])
 def test_a_build_onto_a_full_disk(small: Host, tmp_path: Path, case: str) -> None:
     buildx = Buildx(small, tmp_path)
     before = os.statvfs(small.data_root).f_bavail * os.statvfs(small.data_root).f_frsize

@@ -139,6 +139,7 @@ def test_the_clients_credentials(buildx: Buildx, tmp_path: Path) -> None:
         assert ran(buildx.build(made, "--cache-from", cache)) == []
 
 
+@pytest.mark.nightly
 def test_a_cache_is_handed_on(buildx: Buildx, other: Buildx, registry: str) -> None:
     """--cache-from and --cache-to of one build: what was imported is exported again."""
     made, first, second = files(), f"{registry}/handed:1", f"{registry}/handed:2"
@@ -215,7 +216,7 @@ def lying(cache: Directory) -> None:
     cache.write()
 
 
-@pytest.mark.parametrize("tamper", [damaged, mixed_up, lying])
+@pytest.mark.parametrize("tamper", [damaged, pytest.param(mixed_up, marks=pytest.mark.nightly), lying])
 def test_wrong_caches_do_no_lasting_harm(
     buildx: Buildx, other: Buildx, tmp_path: Path, tamper: Callable[[Directory], None]
 ) -> None:
