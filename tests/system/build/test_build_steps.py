@@ -192,7 +192,7 @@ def test_bad_dockerfiles(builder: Builder, dockerfile: str, part: str) -> None:
 
 def test_bad_requests_have_dockers_statuses(host: Host) -> None:
     assert host.curl("POST", "/build?buildargs=x")[0] == 400
-    assert host.curl("POST", "/build?version=2")[0] == 501
+    assert host.curl("POST", "/build?version=3")[0] == 400
     assert host.curl("POST", "/build?memory=1000")[0] == 400
     status, answer = host.curl("POST", "/build?t=x/UPPER", "")
     assert status == 400 and "invalid reference format" in answer["message"]
