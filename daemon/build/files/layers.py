@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import queue
 import stat
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,10 +24,17 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 _DEEPEST = 100
+_PIECE = 1 << 18
+_AHEAD = 8
+"""Pieces that wait to be compressed."""
 
 
 class _Sink:
-    """The archive on its way: hashed, compressed, stored."""
+    """The archive on its way: hashed, compressed, stored.
+
+    Beyond the first piece, compressing and storing are a thread's work while this one reads and hashes: both leave
+    the interpreter to others meanwhile.
+    """
 
     def __init__(self, blob: BlobWriter) -> None:
         self._blob = blob
@@ -33,26 +42,58 @@ class _Sink:
         self._compressor = isal_zlib.compressobj(level=LEVEL, wbits=31)
         self._pieces: list[bytes] = []
         self._waiting = 0
+        self._queue: queue.Queue[bytes | None] = queue.Queue(_AHEAD)
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
         self.size = 0
 
     def write(self, data: bytes | memoryview) -> int:
         self._pieces.append(bytes(data))
         self._waiting += len(data)
-        if self._waiting >= 1 << 18:
-            self._flush()
+        if self._waiting >= _PIECE:
+            self._flush(more=True)
         return len(data)
 
-    def _flush(self) -> None:
+    def _flush(self, *, more: bool) -> None:
         data = b"".join(self._pieces)
         self._pieces.clear()
         self._waiting = 0
         self.size += len(data)
+        if self._thread is None and more:
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
+        if self._thread is None:
+            self._pack(data)
+        else:
+            self._queue.put(data)
         self._hash.update(data)
+        if self._error is not None:
+            raise self._error
+
+    def _pack(self, data: bytes) -> None:
         if packed := self._compressor.compress(data):
             self._blob.write(packed)
 
+    def _work(self) -> None:
+        while (data := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._pack(data)
+                except BaseException as error:
+                    self._error = error  # raised where the archive is written
+
+    def close(self) -> None:
+        """The thread has ended; idempotent."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
     def finish(self) -> str:
-        self._flush()
+        self._flush(more=False)
+        self.close()
+        if self._error is not None:
+            raise self._error
         self._blob.write(self._compressor.flush())
         return "sha256:" + self._hash.hexdigest()
 
@@ -61,8 +102,9 @@ def make(upper: Path, store: ContentStore, *, epoch: int | None = None) -> Layer
     """Stores the directory as a layer; what it holds, not when it was made, decides its digest."""
     with store.writer() as blob:
         sink = _Sink(blob)
-        write_layer(sink, upper, options=CreateOptions())
-        diff_id = sink.finish()
+        with contextlib.closing(sink):
+            write_layer(sink, upper, options=CreateOptions())
+            diff_id = sink.finish()
         size = blob.tell()
         digest = blob.commit()
     return Layer(diff_id, sink.size, measure(upper), digest, size, DOCKER_LAYER)
