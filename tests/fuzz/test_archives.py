@@ -104,7 +104,8 @@ class Upload:
         assert self._victim.read_text() == "untouched"
         assert os.listdir(self._directory) == [OUTSIDE]
         assert self._host.process and self._host.process.poll() is None
-        assert b" 200 " in send(self._host.socket, b"HEAD /_ping HTTP/1.1\r\nHost: pyd\r\n\r\n")
+        ping = send(self._host.socket, b"HEAD /_ping HTTP/1.1\r\nHost: pyd\r\n\r\n", patience=10.0)
+        assert b" 200 " in ping
 
 
 UPLOAD: dict[str, Any] = {

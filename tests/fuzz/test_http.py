@@ -92,12 +92,12 @@ BODIES = st.one_of(
 )
 
 
-def send(path: Path, data: bytes) -> bytes:
-    """All that the server says until it hangs up, is silent for a moment, or has said enough."""
+def send(path: Path, data: bytes, patience: float = 0.3) -> bytes:
+    """All that the server says until it hangs up, is silent for `patience` seconds, or has said enough."""
     answer = b""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-        client.settimeout(0.3)
+        client.settimeout(patience)
         try:
             client.sendall(data)
             client.shutdown(socket.SHUT_WR)
@@ -139,7 +139,8 @@ class Surface:
             status = int(match[1])
             assert status < 500 or status in (501, 503), (sent, answer[:500])
         assert self.host.process and self.host.process.poll() is None
-        assert b"200 OK" in send(self.host.socket, b"GET /_ping HTTP/1.1\r\nHost: pyd\r\n\r\n")
+        ping = send(self.host.socket, b"GET /_ping HTTP/1.1\r\nHost: pyd\r\n\r\n", patience=10.0)
+        assert b"200 OK" in ping
 
 
 @pytest.fixture
