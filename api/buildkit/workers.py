@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from daemon.build import inventory
 from daemon.build.proto import ops_pb2, worker_pb2
 from daemon.images import platforms
+from storage.errors import NotFound
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -18,6 +19,15 @@ VERSION = worker_pb2.BuildkitVersion(package="pyd", version="v0.23.0", dockerfil
 _LABEL = "org.mobyproject.buildkit.worker."
 
 
+def _gateway(engine: Engine) -> str:
+    """The default bridge's address; empty when there is none."""
+    try:
+        settings = engine.networks.inspect("bridge")["IPAM"]["Config"]
+    except NotFound:
+        return ""
+    return next((str(each["Gateway"]) for each in settings or () if each.get("Gateway")), "")
+
+
 def worker(engine: Engine) -> worker_pb2.WorkerRecord:
     config = engine.config
     labels = {
@@ -25,6 +35,8 @@ def worker(engine: Engine) -> worker_pb2.WorkerRecord:
         f"{_LABEL}snapshotter": "overlayfs",  # clients offer OCI archives and several platforms for its sake
         f"{_LABEL}hostname": platforms.local().os,
     }
+    if gateway := _gateway(engine):
+        labels[f"{_LABEL}moby.host-gateway-ip"] = gateway  # what clients make of --add-host NAME:host-gateway
     disk = os.statvfs(config.data_root)
     policies = [
         worker_pb2.GCPolicy(

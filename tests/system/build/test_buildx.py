@@ -204,6 +204,18 @@ def test_a_dockerfile_from_stdin(buildx: Buildx) -> None:
     assert buildx.run("buildx-stdin2", "cat", "/s", "/x") == "stdin\nof the context"
 
 
+def test_hosts_of_the_users_and_the_hosts_own(buildx: Buildx) -> None:
+    """buildx asks the worker what host-gateway means."""
+    said = buildx.build(
+        {"Dockerfile": "FROM busybox\nRUN cat /etc/hosts\n"},
+        "--no-cache", "--add-host=one:1.2.3.4", "--add-host=two:host-gateway",
+    )  # fmt: skip
+    networks = json.loads(buildx.docker("network", "inspect", "bridge"))
+    gateway = networks[0]["IPAM"]["Config"][0]["Gateway"]
+    assert re.search(r"1\.2\.3\.4\s+one$", said, re.MULTILINE)
+    assert re.search(rf"{re.escape(gateway)}\s+two$", said, re.MULTILINE)
+
+
 # -- bake and Compose
 
 
