@@ -391,8 +391,9 @@ class _Extraction:
             os.unlink(base, dir_fd=parent)
             os.mkdir(base, 0o755, dir_fd=parent)
             self._make_opaque(parent, base)
-        if self._options.chown and self._options.owner is not None:
-            uid, gid = self._options.owner(0, 0)
+        owner = self._options.unlisted or self._options.owner
+        if self._options.chown and owner is not None:
+            uid, gid = owner(0, 0)
             os.chown(base, uid, gid, dir_fd=parent, follow_symlinks=False)
 
     # Metadata

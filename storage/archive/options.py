@@ -61,6 +61,8 @@ class ExtractOptions:
     whiteouts: Whiteouts = Whiteouts.OVERLAY
     owner: OwnerMap | None = None
     """(uid, gid) in the archive to (uid, gid) on disk: user-namespace maps, or a fixed owner."""
+    unlisted: OwnerMap | None = None
+    """The same for directories on the way that the archive does not list; None: as `owner` has root's."""
     chown: bool = True
     """False leaves everything to the caller's own user (rootless without maps)."""
     devices: bool = True

@@ -152,7 +152,9 @@ def _unpack(source: Root, found: Found, target: Root, into: str, owner: tuple[in
         file.seek(0)
         os.close(make_directories(target, into, owner, None))
         options = ExtractOptions(
-            whiteouts=Whiteouts.LITERAL, owner=(lambda uid, gid: owner) if owner else None
+            whiteouts=Whiteouts.LITERAL,
+            owner=(lambda uid, gid: owner) if owner else None,
+            unlisted=lambda uid, gid: (0, 0),
         )
         extract(Decompressed(file), target.fd, options, into=into)
     return True

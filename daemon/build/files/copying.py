@@ -2,7 +2,8 @@
 
 - A directory's contents are copied, not itself; into one that exists they are merged.
 - A file goes into a target that is a directory or ends in a slash, else it becomes the target.
-- Directories on the way are made with mode 755 and the copy's owner and mode.
+- Directories on the way are made with mode 755, or the copy's where that is octal, and the copy's owner; below a
+  directory that hands on its group (setgid) they take it, and the bit.
 - The target directory keeps its looks, or gets those of a new one; directories beneath take the source's.
 - Hard links among what is copied stay linked, modification times and attributes stay.
 
@@ -71,6 +72,7 @@ class Copier:
             status = os.stat(last or ".", dir_fd=source_parent, follow_symlinks=False)
             directory = stat.S_ISDIR(status.st_mode)
             if found.kept:
+                self._parents(found, target, directory)
                 base = target.rstrip("/") + "/" + found.kept
                 target = base + ("/" if directory else "")
             elif (not directory and (target.endswith("/") or self._is_directory(target))) or (
@@ -83,6 +85,20 @@ class Copier:
                 self._single(source_parent, last, status, target)
         finally:
             os.close(source_parent)
+
+    def _parents(self, found: Found, target: str, directory: bool) -> None:
+        """--parents: the directories that are kept look as in the source, where they are not there yet."""
+        above = found.name.removesuffix(found.kept).strip("/")
+        parts = found.kept.split("/")
+        for count in range(1, len(parts) + directory):
+            kept = "/".join(parts[:count])
+            path = f"{target.rstrip('/')}/{kept}"
+            if not self._is_directory(path):
+                fd = make_directories(self.target, path, self.owner, self.mode)
+                try:
+                    self._looks(fd, self.source.stat(f"/{above}/{kept}"), directory=True)
+                finally:
+                    os.close(fd)
 
     def _is_directory(self, path: str) -> bool:
         try:
@@ -288,7 +304,11 @@ def _contents(reading: int, writing: int) -> None:
 def make_directories(
     root: Root, path: str, owner: tuple[int, int] | None, mode: modes.Change | None, *, bits: int = 0o755
 ) -> int:
-    """mkdir -p inside the root; returns the last one's descriptor. New ones get owner and mode."""
+    """mkdir -p inside the root; returns the last one's descriptor. New ones get the owner, and an octal mode.
+
+    A parent with setgid gives its group, where there is no owner, and the bit (mkdir(2)).
+    """
+    wanted = mode.mode if isinstance(mode, modes.Fixed) else bits
     here = root.realpath(path)
     fd = root.open(".", os.O_RDONLY | os.O_DIRECTORY)
     for part in here.split("/"):
@@ -305,8 +325,10 @@ def make_directories(
             except NotADirectoryError:
                 raise InvalidArgument(f"cannot copy to non-directory: {path}") from None
             if made:
-                os.chown(following, *(owner or (0, 0)))
-                os.fchmod(following, mode(bits, True) if mode else bits)
+                inherited = os.fstat(following).st_mode & stat.S_ISGID
+                if owner:
+                    os.chown(following, *owner)
+                os.fchmod(following, wanted | inherited)
         finally:
             os.close(fd)
         fd = following

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 from storage.errors import InvalidArgument
 
 Change = Callable[[int, bool], int]
 """(mode, whether it is a directory) to the new mode."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An octal mode: whatever there was."""
+
+    mode: int
+
+    def __call__(self, mode: int, directory: bool) -> int:
+        return self.mode
+
+
 _CLAUSE = re.compile(r"([ugoa]*)((?:[-+=][rwxXstugo]*)+)")
 _ACTION = re.compile(r"([-+=])([rwxXstugo]*)")
 _SHIFTS = {"u": 6, "g": 3, "o": 0}
@@ -18,8 +31,7 @@ _SHIFTS = {"u": 6, "g": 3, "o": 0}
 @lru_cache(maxsize=256)
 def parse(text: str) -> Change:
     if re.fullmatch(r"0?[0-7]{1,4}", text):
-        fixed = int(text, 8)
-        return lambda mode, directory: fixed
+        return Fixed(int(text, 8))
     clauses = []
     for part in text.split(","):
         match = _CLAUSE.fullmatch(part)

@@ -50,7 +50,7 @@ def test_owner_mode_parents_exclude_and_link(builder: Builder) -> None:
     out = builder.run("options", "sh", "-c", "stat -c '%n %a %U:%G' /own /own/a /own/k; stat -c '%u:%g' /five; "
                       "find /par /ex /link -type f | sort")  # fmt: skip
     assert out.split("\n")[:-1] == [
-        "/own 700 user:wheel", "/own/a 700 user:wheel", "/own/k 600 user:wheel", "5:5",
+        "/own 755 user:wheel", "/own/a 700 user:wheel", "/own/k 600 user:wheel", "5:5",
         "/ex/a/d", "/link/deep/k", "/par/a/b.c", "/par/t/k",
     ]  # fmt: skip
 

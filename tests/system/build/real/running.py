@@ -105,7 +105,7 @@ def permissions(host: Host, tag: str) -> None:
 
 
 def add_sources(host: Host, tag: str) -> None:
-    assert said(host, tag, "script.sh") == "fetched\n"
+    assert said(host, tag, "/usr/local/bin/script.sh") == "fetched\n"
     assert said(host, tag, "cat", "/opt/tool-1.0/tool") == "this is tool-1.0/bin/tool\n"
 
 
