@@ -177,8 +177,12 @@ class Images:
         try:
             await fetch.look()
         except PydError as error:
-            kind = NotFound if isinstance(error, NotFound) else type(error)
-            raise _worded(kind, f"{text}: failed to resolve source metadata for {name}: {error}") from error
+            reason = str(error)
+            if isinstance(error, NotFound) and reason.startswith("manifest for"):
+                reason = f"{name}: not found"
+            raise _worded(
+                type(error), f"{text}: failed to resolve source metadata for {name}: {reason}"
+            ) from error
         if wanted is not None and not platforms.satisfies(wanted, fetch.config):
             offered = Platform.of(fetch.config)
             raise NotFound(f"{text}: no match for platform {wanted} in manifest: {offered} is what there is")

@@ -103,6 +103,21 @@ def test_an_oci_layout_as_a_context(buildx: Buildx, tmp_path: Path) -> None:
     assert shown.count("load metadata for docker.io/library/base@sha256:") <= 2
 
 
+def test_a_registrys_base_gets_no_name_and_is_kept_by_the_cache(buildx: Buildx, registry: str) -> None:
+    name = f"{registry}/front-base:1"
+    buildx.docker("tag", "busybox", name)
+    buildx.docker("push", name)
+    buildx.docker("rmi", name)
+    said = buildx.build({"Dockerfile": f"FROM {name}\nRUN echo upon-it\n"}, "-t", "front-upon")
+    assert f"[1/2] FROM {name}@sha256:" in said and " upon-it" in said
+    assert "front-base" not in buildx.docker("images")
+    assert f"pulled from {name}@sha256:" in buildx.docker("buildx", "du", "--verbose")
+    none = f"{registry}/none:2"
+    missing = buildx.attempt({"Dockerfile": f"FROM {none}\n"})
+    sentence = f"{none}: failed to resolve source metadata for {none}: {none}: not found"
+    assert sentence.encode() in missing.stderr, missing.stderr.decode()
+
+
 BAKE = """
 group "default" { targets = ["two"] }
 target "one" {
