@@ -252,9 +252,8 @@ def test_a_linked_layer_is_the_same_upon_another_base(buildx: Buildx) -> None:
     (context / "Dockerfile").write_text(text.format("one"))
     buildx.build(context, "-t", "front-link1")
     (context / "Dockerfile").write_text(text.format("two"))
-    said = buildx.build(context, "-t", "front-link2")
-    steps = said.split("\n\n")
-    assert any("COPY --link" in step and "CACHED" in step for step in steps), said
+    time.sleep(1.1)  # a layer that was made again would have a directory of another second
+    buildx.build(context, "-t", "front-link2")
     one, two = layers(buildx, "front-link1"), layers(buildx, "front-link2")
     assert one[1] != two[1] and one[2] == two[2]
 
