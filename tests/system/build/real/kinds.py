@@ -13,6 +13,7 @@ APT = {
     "var/lib/dpkg/*": "the order in which packages are unpacked and configured",
     "var/log/*": "times inside",
     "var/cache/ldconfig/aux-cache": "inodes and times inside",
+    "var/cache/apt/*.bin": "times inside",
     "var/lib/systemd/*": "a random seed, times",
     "etc/*-": "backups of the same files: dates of /etc/shadow",
     "etc/shadow": "dates",
