@@ -182,6 +182,7 @@ def cold(setting: Setting) -> Iterator[Row]:
             def fresh(tree: Path = tree, text: str = dockerfile) -> Path:
                 new = rf"type=cache,id=n{next(_numbers)}\1,target=\1"
                 text = re.sub(r"type=cache,target=([^ ,]+)", new, text)
+                text = re.sub(r"(?m)^(FROM .*)$", rf"\1\nENV COLD={next(_numbers)}", text)
                 (tree / "Dockerfile").write_text(text)
                 return tree
 
