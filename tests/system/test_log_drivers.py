@@ -110,6 +110,15 @@ def test_long_lines_partial_lines_and_both_streams(host: Host, driver: str) -> N
         assert [len(line.split('"')[3]) for line in text[:3]] == [16384, 16384, 40000 - 2 * 16384 + 2]
 
 
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+def test_the_last_lines_of_a_growing_log_are_no_more_than_asked_for(host: Host, driver: str) -> None:
+    script = "while true; do echo line; done"
+    host.docker("run", "-d", "--name", "c1", "--log-driver", driver, "busybox", "sh", "-c", script)
+    for count in (1, 2, 0) * 8:
+        assert host.docker("logs", "--tail", str(count), "c1") == "line\n" * count
+    assert set(host.docker("logs", "c1").splitlines()) == {"line"}  # and it ends
+
+
 def test_none_keeps_nothing_and_still_shows_output(host: Host) -> None:
     assert host.docker("run", "--name", "c1", "--log-driver", "none", "busybox", "echo", "hi") == "hi\n"
     assert b"configured logging driver does not support reading" in host.try_docker("logs", "c1").stderr

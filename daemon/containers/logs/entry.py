@@ -53,6 +53,10 @@ class Cursor(Protocol):
 class LogSource(Protocol):
     def open(self, selection: Selection) -> Cursor: ...
 
+    def end(self) -> Place | None:
+        """Where the log ends now; None when that cannot be told."""
+        ...
+
     def size(self) -> int:
         """Bytes on disk, about."""
         ...

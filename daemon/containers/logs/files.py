@@ -57,6 +57,12 @@ class LogFiles:
         os.makedirs(directory, exist_ok=True)
         return [directory]
 
+    def end(self) -> Place | None:
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(self.path)
+            return Place(status.st_ino, status.st_size)
+        return None
+
     def size(self) -> int:
         total = 0
         for path in (*(piece.path for piece in rotated(self.path)), self.path):

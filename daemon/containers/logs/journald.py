@@ -74,6 +74,9 @@ class JournalLog:
     def open(self, selection: Selection) -> JournalCursor:
         return JournalCursor(self._journal, self._id, selection)
 
+    def end(self) -> Place | None:
+        return None
+
     def size(self) -> int:
         return 0
 

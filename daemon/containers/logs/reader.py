@@ -90,13 +90,19 @@ async def read(ctx: Context, container: Container, query: LogQuery) -> AsyncIter
     render = _renderer(query)
     watch = _watch(log, container) if query.follow else None
     ended = _exit_future(container, watch) if watch else None
+    left = -1 if query.follow else query.tail
     try:
         cursor = log.open(_selection(query))
+        # a container may write faster than its log is read: the answer ends where the log did when it was asked for
+        if not query.follow and (end := log.end()) is not None:
+            cursor.stop_at(end)
         try:
-            while True:
+            while left:
                 last_round = ended is None or ended.done()
-                while batch := await asyncio.to_thread(cursor.batch):
-                    for entry in batch:
+                while left and (batch := await asyncio.to_thread(cursor.batch)):
+                    chosen = batch if left < 0 else batch[:left]
+                    left -= len(chosen) if left > 0 else 0
+                    for entry in chosen:
                         yield STREAMS[entry.stream], render(entry)
                 if last_round or watch is None or cursor.finished:
                     return
