@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FIONREAD = 0x541B
 BULK = 32 << 10
 READ = 64 << 10
+LARGEST_PIPE = 1 << 20
+"""What enlarge() makes of one, and the kernel's default for a user's (pipe(7))."""
 
 
 def available(fd: int) -> int:
@@ -95,6 +97,13 @@ class Output:
             for client in self.process.viewers(self.number):
                 client.send(self.number, data)
         self.process.settle()
+
+    def catch_up(self) -> None:
+        """Reads what lies there now, as far as anything is to be read; a pipe holds no more than that many chunks."""
+        for _ in range(LARGEST_PIPE // READ):
+            if not self.open or not self.process.loop.watching(self.fd) or not available(self.fd):
+                return
+            self._readable(IN)
 
     def _take(self) -> bytes | None:
         """The next chunk, b"" at the end; None when it has gone its way already."""

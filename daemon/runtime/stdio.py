@@ -151,8 +151,11 @@ class Process:
         self.settle()
 
     def give_up_draining(self) -> None:
-        """Some other process holds the output open; what there is has been read. Or our own compressor is late on a
-        busy machine: then the log grows too long rather than to miss its end when the exit is told."""
+        """Some other process holds the output open: what there is, is read, also by a keeper that a slow disk has
+        held up. Or our own compressor is late on a busy machine: then the log grows too long rather than to miss
+        its end when the exit is told."""
+        for output in self.outputs:
+            output.catch_up()
         if self.log is not None and self.log.file.waiting:
             self.loop.later(COMPRESSOR_PATIENCE, self._report_drained)
             self.log.file.pin(True)

@@ -281,6 +281,17 @@ def test_output_held_open_by_others_does_not_delay_for_ever(bench: Bench) -> Non
 # -- held while a log is replayed ----------------------------------------------------------------------
 
 
+def test_a_keeper_that_was_held_up_reads_before_it_gives_up(bench: Bench, tmp_path: Path) -> None:
+    """Its timer comes first when a slow disk has blocked it for longer than the patience: the log is whole."""
+    log = tmp_path / "log"
+    bench.adopt({"driver": "json-file", "path": str(log), "options": {}})
+    os.write(bench.stdout, b"hello\n")
+    reported: list[bool] = []
+    bench.process.drain(lambda: reported.append('"hello\\n"' in log.read_text()))
+    bench.process.give_up_draining()
+    assert reported == [True]
+
+
 def hold(bench: Bench, log: Path, **changes: Any) -> tuple[socket.socket, Client, dict[str, int]]:
     sock = bench.attach(replay=str(log), **changes)
     client = bench.process.clients[-1]

@@ -27,12 +27,19 @@ class Selection:
     tail: int = -1
 
 
+NEVER = 1 << 63
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place between two entries: where the file `inode`, not compressed yet, has `offset` bytes."""
+    """A place between two entries: where the file `inode`, not compressed yet, has `offset` bytes.
+
+    `at`: the time in nanoseconds when the file was the current one, if it may be compressed or gone until it is met.
+    """
 
     inode: int
     offset: int
+    at: int = NEVER
 
 
 class Cursor(Protocol):

@@ -12,11 +12,12 @@ import contextlib
 import gzip
 import os
 import re
+import time
 from dataclasses import dataclass
 from typing import IO, Protocol, cast
 
 from daemon.clock import parse_rfc3339
-from daemon.containers.logs.entry import Entry, Place, Selection
+from daemon.containers.logs.entry import NEVER, Entry, Place, Selection
 
 BATCH = 1 << 16
 HEADER = 64
@@ -60,7 +61,7 @@ class LogFiles:
     def end(self) -> Place | None:
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(self.path)
-            return Place(status.st_ino, status.st_size)
+            return Place(status.st_ino, status.st_size, time.time_ns())
         return None
 
     def size(self) -> int:
@@ -151,6 +152,8 @@ class FileCursor:
         """The identity of an open compressed file; that of a plain one is read from it."""
         self._backlog: list[Entry] | None = None
         self._stop: Place | None = None
+        self._moved = False
+        """The open file is not the first one, and nothing of it was read yet."""
         if selection.tail == 0:
             self._open_current()
             if self._file:
@@ -172,10 +175,18 @@ class FileCursor:
             if not data:
                 return []
             records, self._pending = self._format.split(self._pending + data)
-            chosen = self._chosen(records)
+            if self._moved and records:
+                self._moved = False
+                self.finished = self._begun_behind_stop(records[0])
+            chosen = [] if self.finished else self._chosen(records)
             if chosen:
                 return chosen
         return []
+
+    def _begun_behind_stop(self, first: bytes) -> bool:
+        """Whether a file that we moved on to was begun behind the place to stop: the file of that place is gone."""
+        entry = self._format.parse(first) if self._stop is not None and self._stop.at != NEVER else None
+        return entry is not None and parse_rfc3339(entry.time) > self._stop.at  # type: ignore[union-attr]
 
     # -- which file
 
@@ -201,9 +212,10 @@ class FileCursor:
 
     def _until_stop(self) -> int:
         """How much may be read at once; 0 at the place to stop. (The inode that a compressed file had may be
-        another file's by now.)"""
+        another file's by now: that was written to before the place was the log's end.)"""
         assert self._file is not None
-        if self._stop is None or self._packed is not None or self._own_identity()[0] != self._stop.inode:
+        inode, written = self._own_identity()
+        if self._stop is None or inode != self._stop.inode or (self._packed and written < self._stop.at):
             return BATCH
         return max(0, min(BATCH, self._stop.offset - self._file.tell()))
 
@@ -276,6 +288,7 @@ class FileCursor:
     def _take(self, file: IO[bytes], packed: Identity | None) -> None:
         if self._file is not None:
             self._file.close()
+            self._moved = True
         self._file, self._packed, self._pending = file, packed, b""
 
     # -- which entries
