@@ -21,7 +21,8 @@ SUITE = "sid"
 PACKAGES = {"docker-buildx": "docker-buildx", "docker-compose": "docker-compose"}
 """Debian's names to the plugins'."""
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
+DEBOOTSTRAP = Path("/usr/sbin/debootstrap")
+"""Knows a mirror where this machine's apt names none of Debian's."""
 
 
 def plugins() -> Path:
@@ -81,7 +82,9 @@ def _mirror() -> str:
     for path in sources:
         if path.is_file() and (found := re.search(r"https?://[^ \n]+/debian/?(?=[ \n])", path.read_text())):
             return found[0]
-    return DEFAULT_MIRROR
+    found = re.search(r'DEF_MIRROR="(http[^"]+)"', DEBOOTSTRAP.read_text())
+    assert found, f"no mirror in {DEBOOTSTRAP}"
+    return found[1]
 
 
 class Buildx(Builder):
