@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,9 @@ def busybox_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return images.busybox(tmp_path_factory.mktemp("busybox"))
 
 
-@pytest.fixture(scope="session")
-def host(busybox_tar: Path) -> Iterator[Host]:
-    """One pydd for all tests that don't harm it, with `busybox:latest` imported."""
+@contextlib.contextmanager
+def running_host(busybox_tar: Path) -> Iterator[Host]:
+    """A pydd with `busybox:latest` imported; nothing of it is left afterwards."""
     with tempfile.TemporaryDirectory(prefix="pyd-") as directory:
         running = Host(Path(directory))
         running.start()
@@ -29,19 +30,20 @@ def host(busybox_tar: Path) -> Iterator[Host]:
             yield running
         finally:
             running.undo()
+
+
+@pytest.fixture(scope="session")
+def host(busybox_tar: Path) -> Iterator[Host]:
+    """One pydd for all tests that don't harm it, with `busybox:latest` imported."""
+    with running_host(busybox_tar) as running:
+        yield running
 
 
 @pytest.fixture
 def own_host(busybox_tar: Path) -> Iterator[Host]:
     """A pydd of the test's own, to kill and restart."""
-    with tempfile.TemporaryDirectory(prefix="pyd-") as directory:
-        running = Host(Path(directory))
-        running.start()
-        try:
-            load_busybox(running, busybox_tar)
-            yield running
-        finally:
-            running.undo()
+    with running_host(busybox_tar) as running:
+        yield running
 
 
 @pytest.fixture

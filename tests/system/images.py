@@ -94,7 +94,7 @@ def _make_debian(work: Path) -> None:
     root = work / "root"
     root.mkdir(parents=True)
     command = ["debootstrap", "--variant=minbase", "--no-check-gpg", SUITE, str(root)]
-    result = subprocess.run([*command, *_mirror()], capture_output=True, text=True, check=False)
+    result = subprocess.run([*command, *mirror()], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     image = f"{work / 'oci'}:test"
     _run("umoci", "init", "--layout", str(work / "oci"))
@@ -114,7 +114,7 @@ def _make_debian(work: Path) -> None:
     _run("umoci", "config", "--image", image, "--config.cmd", "/bin/bash", "--config.env", "LANG=C.UTF-8")
 
 
-def _mirror() -> list[str]:
+def mirror() -> list[str]:
     """The distribution's own mirror in this machine's apt sources; none leaves debootstrap its default."""
     for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
         if not path.is_file():

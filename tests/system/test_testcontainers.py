@@ -44,7 +44,7 @@ def redis_root() -> Path:
             "--no-check-gpg",
             images.SUITE,
         ]
-        _run(*command, str(work / "root"), *images._mirror())
+        _run(*command, str(work / "root"), *images.mirror())
         shutil.rmtree(work / "root/var/cache/apt")
         shutil.rmtree(work / "root/var/lib/apt/lists")
         _run("tar", "-C", str(work / "root"), "--numeric-owner", "-cf", str(work / "root.tar"), ".")

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.system import images
 from tests.system.build.conftest import Builder
 from tests.system.host import ENVIRONMENT, Host
 from tests.system.images import CACHE
@@ -77,11 +78,9 @@ def _run(command: list[str], directory: Path) -> None:
 
 
 def _mirror() -> str:
-    """The Debian mirror that this machine's apt is set up with."""
-    sources = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
-    for path in sources:
-        if path.is_file() and (found := re.search(r"https?://[^ \n]+/debian/?(?=[ \n])", path.read_text())):
-            return found[0]
+    """The Debian mirror that this machine's apt is set up with, or debootstrap's."""
+    if known := images.mirror():
+        return known[0]
     found = re.search(r'DEF_MIRROR="(http[^"]+)"', DEBOOTSTRAP.read_text())
     assert found, f"no mirror in {DEBOOTSTRAP}"
     return found[1]

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.system.build.plugins import Buildx
-from tests.system.conftest import load_busybox
+from tests.system.conftest import running_host
 from tests.system.host import Host
 from tests.system.images_registry import docker_registry, htpasswd
 
@@ -32,14 +31,8 @@ COPY --link f /g
 @pytest.fixture(scope="module")
 def second(busybox_tar: Path) -> Iterator[Host]:
     """Another machine: its own images, its own cache."""
-    with tempfile.TemporaryDirectory(prefix="pyd-") as directory:
-        running = Host(Path(directory))
-        running.start()
-        try:
-            load_busybox(running, busybox_tar)
-            yield running
-        finally:
-            running.undo()
+    with running_host(busybox_tar) as running:
+        yield running
 
 
 @pytest.fixture

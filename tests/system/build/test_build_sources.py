@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.system import images
 from tests.system.build.conftest import Builder
 from tests.system.host import Host
-from tests.system.images import _mirror
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -82,7 +82,7 @@ def test_contexts_by_url(host: Host, builder: Builder, web: tuple[str, Path]) ->
 @pytest.mark.slow
 def test_a_c_program_from_scratch(builder: Builder, host: Host, debian: str) -> None:
     """A base from a registry, packages from the distribution with cache mounts, a static program of its own."""
-    known = _mirror()
+    known = images.mirror()
     if not known:
         pytest.skip("this machine's apt knows no Debian mirror")
     mirror = known[0]
