@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +89,4 @@ async def serve(engine: Engine, raw: Raw) -> None:
         transport.close()
         handler.close()
         await asyncio.shield(handler.wait_closed())
-        _shut(raw.socket)
-
-
-def _shut(connection: socket.socket) -> None:
-    connection.close()
+        raw.socket.close()

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -164,14 +164,19 @@ class Job:
     """Chain IDs of imported layers to when they were made, in nanoseconds."""
     imported: Imported | None = None
     """Results of other machines' caches, asked after our own."""
-    credentials: Callable[[str], AuthConfig | None] | None = None
-    """By a registry's host, where they came with the request and no session can be asked."""
     sessions: tuple[Session, ...] = ()
     """The client's own; none at the classic door."""
     started: int = field(default_factory=time.time_ns)
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     """What is given back when the build ends."""
     feed: Feed = field(default_factory=Feed)
+
+    async def credentials(self, host: str) -> AuthConfig | None:
+        """Of the first of the build's clients that has any for a registry's host."""
+        for session in self.sessions:
+            if (found := await session.credentials(host)) is not None:
+                return found
+        return None
 
     def of(self, vertex: Vertex) -> Progress:
         found = self.progress.get(vertex.digest)

@@ -182,7 +182,6 @@ class Bridge:
         from daemon.build import attest, remotecache
         from daemon.build import export as exporting
         from daemon.build.images import Images
-        from daemon.build.planning import credentials
 
         order, job = self.order, self.job
         exporting.check(order.exporters)
@@ -192,7 +191,7 @@ class Bridge:
             await self._receive(self._body)
         if order.cache_imports:
             await remotecache.import_caches(self._bench, job, order.cache_imports)
-        job.resolver = Images(self._bench, job, self._ctx, credentials=credentials(job))
+        job.resolver = Images(self._bench, job, self._ctx, credentials=job.credentials)
         self._ready.set_result(None)
         returned = await self._first()
         outcome = await self._outcome(returned)
@@ -446,11 +445,10 @@ class Bridge:
     async def image(self, name: str, platform: Platform | None, mode: str) -> ImageFound:
         """What an image's name means, and its configuration."""
         from daemon.build.images import Images
-        from daemon.build.planning import credentials
 
         await asyncio.shield(self._ready)
         images = Images(
-            self._bench, self.job, self._ctx, mode or "default", credentials(self.job), self.job.step
+            self._bench, self.job, self._ctx, mode or "default", self.job.credentials, self.job.step
         )
         found = await images.image(name, str(platform) if platform else "")
         pinned = found.identifier.removeprefix("docker-image://")

@@ -23,12 +23,11 @@ from daemon.build.dockerfile.parser import Dockerfile, parse
 from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.frontend import Built, Frontend, Request
 from daemon.build.graph import Output
-from daemon.build.images import Credentials, Images
+from daemon.build.images import Images
 from daemon.build.options import Options
 from daemon.build.steps import Remark
 from daemon.build.variables import PlatformName
 from daemon.images import platforms
-from daemon.images.model import AuthConfig
 from daemon.images.platforms import Platform
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class Planning:
     ) -> None:
         self._options = options
         self._images = Images(
-            bench, job, ctx, options.mode, credentials(job), job.step, several=options.several
+            bench, job, ctx, options.mode, job.credentials, job.step, several=options.several
         )
         job.resolver = self._images
         self._sources = Sources(bench, job, options, inputs, self._images)
@@ -130,20 +129,6 @@ class Planning:
             network=options.network,
             options=options.run,
         )
-
-
-def credentials(job: Job) -> Credentials:
-    """A registry's host to what the build's client knows for it."""
-
-    async def find(host: str) -> AuthConfig | None:
-        if job.credentials is not None:
-            return job.credentials(host)
-        for session in job.sessions:
-            if (found := await session.credentials(host)) is not None:
-                return found
-        return None
-
-    return find
 
 
 def _warn(job: Job, dockerfile: Dockerfile, options: Options, source: Output | None) -> None:

@@ -23,7 +23,6 @@ from daemon.build.bench import Bench, Job
 from daemon.build.graph import About, Exec, ExecMount, Output, Source, Vertex
 from daemon.build.images import Images
 from daemon.build.outcome import Attestation, BuildRecord, Outcome
-from daemon.build.planning import credentials
 from daemon.build.solve import Solver
 from daemon.containers.context import Context
 from storage.archive import Root
@@ -44,7 +43,7 @@ async def scanned(
     parameters = {name: value for name, value in wanted.items() if name != "generator"}
     images = job.resolver
     if not isinstance(images, Images):
-        images = Images(bench, job, ctx, credentials=credentials(job), steps=job.step)
+        images = Images(bench, job, ctx, credentials=job.credentials, steps=job.step)
         job.resolver = images
     image = await images.image(generator, "")
     found: list[Attestation] = []

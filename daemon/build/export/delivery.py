@@ -64,7 +64,7 @@ class Delivery:
                 self._bench, self._job, self._ctx, wanted, names, committed, self._progress
             )
         if wanted.push:
-            pusher = Pusher(self._bench, self._job, self._ctx, wanted, self._progress, self._session)
+            pusher = Pusher(self._bench, self._job, self._ctx, wanted, self._progress)
             for name in names:
                 await pusher.push(name, committed)
                 if image is not None:  # as after docker push: the registry has it under this digest

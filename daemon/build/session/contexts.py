@@ -26,11 +26,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from daemon.build.cache import identifier
+
 TREE = "tree"
 _META = "meta.json"
 _REMOVED = "removed-"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-ID_LENGTH = 25
 Fill = Callable[[Path, int, Path | None, bool, bool], Awaitable[dict[str, int]]]
 """(directory, number, base, in place, own) to what receive.Receiver.finish() gives."""
 
@@ -55,13 +56,7 @@ class Kept:
     @property
     def id(self) -> str:
         """What users see, in the form of other cache entries' IDs."""
-        number = int(self.key, 16)
-        digits = "0123456789abcdefghijklmnopqrstuvwxyz"
-        out = []
-        for _ in range(ID_LENGTH):
-            number, rest = divmod(number, 36)
-            out.append(digits[rest])
-        return "".join(out)
+        return identifier(self.key)
 
     @property
     def description(self) -> str:

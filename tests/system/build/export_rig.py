@@ -152,6 +152,7 @@ class Rig:
             record = BuildRecord("ref", attrs=dict(frontend or {}))
             request = ExporterRequest(0, kind, attrs)
             session: Any = client
+            job.sessions = (session,) if session else ()
             answer = await export(
                 self.bench, job, self.ctx, outcome, request, record, session, said, inline_cache
             )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from daemon.build.bench import Bench, Job
-from daemon.images.model import AuthConfig
 from daemon.images.reference import Reference
-from daemon.images.registry.endpoints import Endpoint
 from daemon.images.registry.errors import RegistryError
 from daemon.images.sessions import Session
 
@@ -18,10 +16,11 @@ async def open_repository(
     `insecure`: the registry may speak plain HTTP, whatever the daemon's configuration says of it.
     """
     registries = bench.ctx.images.registries
-    auth = await credentials(job, name.domain)
+    auth = await job.credentials(name.domain)
+    lax = [name.domain] if insecure else []
     error: RegistryError | None = None
     secure: set[str] = set()
-    for endpoint in await _endpoints(bench, name.domain, push=push, insecure=insecure):
+    for endpoint in await registries.endpoints(name.domain, push=push, insecure=lax):
         if endpoint.plain and endpoint.host in secure:
             continue
         try:
@@ -31,18 +30,3 @@ async def open_repository(
             if failed.code != "transport" and not endpoint.plain:
                 secure.add(endpoint.host)
     raise error or RegistryError("transport", f"no endpoint for {name.domain}")
-
-
-async def _endpoints(bench: Bench, domain: str, *, push: bool, insecure: bool) -> list[Endpoint]:
-    if insecure:
-        return [Endpoint(f"https://{domain}", verify=False), Endpoint(f"http://{domain}", verify=False)]
-    return await bench.ctx.images.registries.endpoints(domain, push=push)
-
-
-async def credentials(job: Job, domain: str) -> AuthConfig | None:
-    """Of the first of the build's clients that has any; the classic door sent them with its request."""
-    for session in job.sessions:
-        found: AuthConfig | None = await session.credentials(domain)
-        if found is not None:
-            return found
-    return job.credentials(domain) if job.credentials is not None else None
