@@ -113,7 +113,7 @@ def _builder(value: Any) -> BuilderConfig:
 
 def _cache_rule(given: Any) -> CacheRule:
     """`{"all": false, "filter": ["unused-for=48h", "type=source.local"], "maxUsedSpace": "10GB"}`"""
-    from daemon.build.cache import duration
+    from daemon.build.upkeep.cache import duration
 
     rule = {name.lower(): value for name, value in given.items()}
     terms, unused_for = [], 0

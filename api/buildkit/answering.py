@@ -11,7 +11,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
-from daemon.build import failure
+from daemon.build.doors import failure
 from storage.errors import PydError
 
 log = logging.getLogger("pyd.api")

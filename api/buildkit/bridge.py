@@ -11,8 +11,8 @@ from grpclib.exceptions import GRPCError
 from api.buildkit import caps
 from api.buildkit.answering import answering, unimplemented
 from api.buildkit.workers import worker
-from daemon.build.bridge import Bridge, FrontResult, Ref
 from daemon.build.dockerfile.source import Span
+from daemon.build.doors.bridge import Bridge, FrontResult, Ref
 from daemon.build.proto import fsutil_pb2, gateway_grpc, gateway_pb2
 from daemon.build.steps import Remark
 from daemon.images.platforms import Platform

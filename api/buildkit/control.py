@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from api.buildkit.answering import answering, grpc_error
 from api.buildkit.tunnel import carry
 from api.buildkit.workers import VERSION, worker
-from daemon.build.bridge import Bridge
-from daemon.build.gateway import CacheSpec, Order
-from daemon.build.history import COMPLETE, DELETED, STARTED, Past
-from daemon.build.inventory import Record
+from daemon.build.doors.bridge import Bridge
+from daemon.build.doors.gateway import CacheSpec, Order
+from daemon.build.doors.history import COMPLETE, DELETED, STARTED, Past
+from daemon.build.doors.telling import Teller, moment
 from daemon.build.outcome import ExporterRequest
 from daemon.build.proto import control_grpc, control_pb2, rpc_pb2
-from daemon.build.telling import Teller, moment
+from daemon.build.upkeep.inventory import Record
 from daemon.config import CacheRule
 from storage.errors import PydError
 

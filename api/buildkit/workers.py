@@ -6,8 +6,8 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from daemon.build import inventory
 from daemon.build.proto import ops_pb2, worker_pb2
+from daemon.build.upkeep import inventory
 from daemon.images import platforms
 from storage.errors import NotFound
 

@@ -207,8 +207,8 @@ async def prune(call: Call) -> Response:
 
 
 def _rule(call: Call) -> CacheRule:
-    from daemon.build.cache import duration
-    from daemon.build.inventory import from_api
+    from daemon.build.upkeep.cache import duration
+    from daemon.build.upkeep.inventory import from_api
 
     query = call.query
     filters = dict(query.filters())

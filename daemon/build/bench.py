@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from daemon.build.cache import Cache
-from daemon.build.cachemounts import CacheMounts
 from daemon.build.graph import About, Source, Vertex
 from daemon.build.session.sessions import Session, Sessions
 from daemon.build.steps import CANCELED, Feed, Progress
+from daemon.build.upkeep.cache import Cache
+from daemon.build.upkeep.cachemounts import CacheMounts
 from daemon.build.workshop import Workshop
 from daemon.images.model import chain_ids
 from storage.gc import Lease

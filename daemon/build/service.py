@@ -10,15 +10,15 @@ import shutil
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from daemon.build.cache import Cache
+from daemon.build.upkeep.cache import Cache
 
 if TYPE_CHECKING:
     from daemon.build.bench import Bench
-    from daemon.build.gateway import Gateway
-    from daemon.build.housekeeping import Housekeeping
-    from daemon.build.inventory import Record
+    from daemon.build.doors.gateway import Gateway
     from daemon.build.request import BuildRequest
     from daemon.build.session.sessions import Sessions
+    from daemon.build.upkeep.housekeeping import Housekeeping
+    from daemon.build.upkeep.inventory import Record
     from daemon.config import CacheRule
     from daemon.containers.context import Context
     from daemon.images.store import ImageStore
@@ -105,8 +105,8 @@ class Builds:
         """What all builds share; made when first needed."""
         if self._bench is None:
             from daemon.build.bench import Bench
-            from daemon.build.cachemounts import CacheMounts
             from daemon.build.session.sessions import Sessions
+            from daemon.build.upkeep.cachemounts import CacheMounts
             from daemon.build.workshop import Workshop
 
             config = self._ctx.config
@@ -125,7 +125,7 @@ class Builds:
     def gateway(self) -> Gateway:
         """POST /grpc: builds of BuildKit's clients."""
         if self._gateway is None:
-            from daemon.build.gateway import Gateway
+            from daemon.build.doors.gateway import Gateway
 
             self._gateway = Gateway(self.bench(), self._ctx, self._saved)
         return self._gateway
@@ -137,7 +137,7 @@ class Builds:
 
     async def build(self, request: BuildRequest, body: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
         """POST /build: Docker's JSON messages. Closing the generator stops the build at once."""
-        from daemon.build.classic import ClassicBuild
+        from daemon.build.doors.classic import ClassicBuild
         from daemon.images.streams import Say, reported
 
         async def work(say: Say) -> None:
@@ -163,7 +163,7 @@ class Builds:
         body: AsyncIterator[bytes],
     ) -> AsyncIterator[dict[str, Any]]:
         """POST /build?version=2: BuildKit's builder. `session` empty: the body is the context."""
-        from daemon.build import second
+        from daemon.build.doors import second
         from daemon.images.streams import Say, reported
 
         wanted = second.order(request, session, outputs)
@@ -191,7 +191,7 @@ class Builds:
 
     def _housekeeping(self) -> Housekeeping:
         if self._keeper is None:
-            from daemon.build.housekeeping import Housekeeping
+            from daemon.build.upkeep.housekeeping import Housekeeping
 
             self._keeper = Housekeeping(self.bench())
         return self._keeper
@@ -200,7 +200,7 @@ class Builds:
         """Docker's BuildCache records (GET /system/df)."""
         if not self.cache.entries and not (self._ctx.config.data_root / "build").exists():
             return []  # nobody ever built here: nothing is loaded for it
-        from daemon.build.housekeeping import row
+        from daemon.build.upkeep.housekeeping import row
 
         return [row(record) for record in await self.records()]
 

@@ -164,7 +164,7 @@ class Files:
     ) -> dict[str, str]:
         """A git repository; `access`: fields of gitaccess.Access."""
         from daemon.build.files import remote
-        from daemon.build.gitaccess import Access
+        from daemon.build.sources.gitaccess import Access
 
         given = Access(**access or {})
         return await asyncio.to_thread(

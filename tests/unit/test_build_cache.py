@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.build.cache import Cache, Entry
+from daemon.build.upkeep.cache import Cache, Entry
 from storage.content import ContentStore
 from storage.gc import Collector, Layer
 from storage.records import Records

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from api.buildkit.control import order_of
-from daemon.build import failure, second
-from daemon.build.bridge import Failed, Stopped, UnsupportedSubrequest
 from daemon.build.dockerfile.source import DockerfileError, Source, Span, locate
+from daemon.build.doors import failure, second
+from daemon.build.doors.bridge import Failed, Stopped, UnsupportedSubrequest
+from daemon.build.doors.history import History, Past
+from daemon.build.doors.telling import MOST, Teller
 from daemon.build.graph import About, Exec, Output, Vertex
-from daemon.build.history import History, Past
 from daemon.build.proto import control_pb2, rpc_pb2
 from daemon.build.request import BuildRequest
-from daemon.build.solve import StepFailed
+from daemon.build.solver.solve import StepFailed
 from daemon.build.steps import CANCELED, Feed, Progress, Remark
-from daemon.build.telling import MOST, Teller
 from storage.errors import InvalidArgument, NotFound, Unavailable
 
 FILE = Source("Dockerfile", ("FROM busybox", "RUN false", ""))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daemon.build.gitaccess import Access, access
+from daemon.build.sources.gitaccess import Access, access
 from storage.errors import NotFound
 
 

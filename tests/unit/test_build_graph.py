@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from daemon.build import imageconfig
-from daemon.build.cache import duration, identifier
 from daemon.build.dockerfile.parser import parse
 from daemon.build.dockerfile.source import DockerfileError
-from daemon.build.frontend import Built, Frontend, Request, ResolvedImage
+from daemon.build.frontend import imageconfig
+from daemon.build.frontend.stages import Built, Frontend, Request, ResolvedImage
 from daemon.build.graph import CopyFiles, Exec, File, Merge, Mkdir, Output, Source, Vertex, ordered
+from daemon.build.upkeep.cache import duration, identifier
 from storage.errors import InvalidArgument, NotFound
 
 LAYER = "sha256:" + "a" * 64

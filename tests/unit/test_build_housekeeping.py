@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 
 from daemon.build.bench import Bench
-from daemon.build.cache import Cache, Entry
-from daemon.build.cachemounts import CacheMounts
 from daemon.build.graph import ExecMount
-from daemon.build.housekeeping import Housekeeping, row
 from daemon.build.session.contexts import Contexts
+from daemon.build.upkeep.cache import Cache, Entry
+from daemon.build.upkeep.cachemounts import CacheMounts
+from daemon.build.upkeep.housekeeping import Housekeeping, row
 from daemon.config import BuilderConfig, CacheRule, DaemonConfig
 from storage.content import ContentStore
 from storage.errors import Conflict

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api.options import _builder
-from daemon.build.inventory import (
+from daemon.build.upkeep.inventory import (
     LOCAL,
     MOUNT,
     REGULAR,

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from daemon.build import gitrefs, options, planning, subrequests
 from daemon.build.bench import Bench, Job
 from daemon.build.dockerfile.parser import parse
 from daemon.build.dockerfile.source import DockerfileError
+from daemon.build.frontend import options, planning, subrequests
 from daemon.build.graph import Exec, File, Merge, Output, Source, Vertex, ordered
+from daemon.build.sources import gitrefs
 from daemon.build.workshop import Workshop
 from daemon.images import platforms
 from storage.errors import InvalidArgument, NotFound

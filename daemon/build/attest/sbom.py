@@ -21,9 +21,9 @@ from typing import Any
 
 from daemon.build.bench import Bench, Job
 from daemon.build.graph import About, Exec, ExecMount, Output, Source, Vertex
-from daemon.build.images import Images
 from daemon.build.outcome import Attestation, BuildRecord, Outcome
-from daemon.build.solve import Solver
+from daemon.build.solver.solve import Solver
+from daemon.build.sources.images import Images
 from daemon.containers.context import Context
 from storage.archive import Root
 from storage.errors import InvalidArgument

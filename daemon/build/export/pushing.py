@@ -5,7 +5,7 @@ from __future__ import annotations
 from daemon.build.bench import Bench, Job
 from daemon.build.export.image import Committed
 from daemon.build.export.options import ImageOptions
-from daemon.build.repository import open_repository
+from daemon.build.sources.repository import open_repository
 from daemon.build.steps import Progress
 from daemon.containers.context import Context
 from daemon.images.reference import Reference

@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from daemon.build.gitaccess import NONE, Access
+from daemon.build.sources.gitaccess import NONE, Access
 from storage.disk import no_space
 from storage.errors import DataCorrupted, InvalidArgument, NotFound, Unavailable
 

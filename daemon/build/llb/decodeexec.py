@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from daemon.build.frontend.places import joined
 from daemon.build.graph import About, Exec, ExecMount, Output, Vertex
 from daemon.build.llb.platform import text_of
-from daemon.build.places import joined
 from daemon.build.proto import ops_pb2 as pb
 from storage.errors import InvalidArgument
 

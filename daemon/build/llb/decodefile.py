@@ -153,7 +153,7 @@ def _wild(patterns: Sequence[str]) -> bool:
 def _path(text: str) -> str:
     if "\0" in text:
         raise InvalidArgument("a path with a NUL character")
-    from daemon.build.places import joined
+    from daemon.build.frontend.places import joined
 
     return joined("/", text)
 

@@ -23,7 +23,7 @@ from daemon.build.remotecache.imported import ImportedCaches
 from daemon.build.remotecache.importing import UNCOMPRESSED
 from daemon.build.remotecache.options import Export, parse
 from daemon.build.remotecache.targets import ClientTarget, RegistryTarget, Target
-from daemon.build.repository import open_repository
+from daemon.build.sources.repository import open_repository
 from daemon.build.steps import Progress
 from daemon.images import manifests
 from daemon.images.manifests import Descriptor

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from daemon.build.bench import Bench, Job
-from daemon.build.frontend import Built
+from daemon.build.frontend.stages import Built
 from daemon.build.graph import Exec, Merge, Output, Vertex
-from daemon.build.keys import exec_key
 from daemon.build.remotecache import config
 from daemon.build.remotecache.config import Table
 from daemon.build.remotecache.imported import Cache, ImportedCaches
 from daemon.build.remotecache.importing import inline_of
+from daemon.build.solver.keys import exec_key
 from daemon.images import times
 from daemon.images.model import Image, chain_ids
 from storage.errors import InvalidArgument, NotFound

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from daemon.build.bench import SCRATCH, Bench, Imported, Result
 from daemon.build.graph import Diff, Exec, File, Merge, Output, Source, Vertex
-from daemon.build.keys import Keys, numbered, outputs
+from daemon.build.solver.keys import Keys, numbered, outputs
 
 Results = tuple[Result, ...]
 

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from daemon.build.cache import identifier
+from daemon.build.upkeep.cache import identifier
 
 TREE = "tree"
 _META = "meta.json"

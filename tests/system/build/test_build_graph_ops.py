@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from daemon.build.bench import Bench, Job, Result
-from daemon.build.cache import Cache
 from daemon.build.graph import CopyFiles, Diff, File, Merge, Mkdir, Mkfile, Output, Remove, Symlink, Vertex
-from daemon.build.solve import Solver, StepFailed
+from daemon.build.solver.solve import Solver, StepFailed
+from daemon.build.upkeep.cache import Cache
 from daemon.build.workshop import Workshop
 from daemon.images.store import ImageStore
 from storage.content import ContentStore

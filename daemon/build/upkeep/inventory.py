@@ -1,7 +1,7 @@
 """What builds keep, as `docker buildx du` and `prune` see it; and which of it goes. Pure.
 
-    regular            a step's layer                            record of daemon.build.cache
-    exec.cachemount    a directory of RUN --mount=type=cache     daemon.build.cachemounts
+    regular            a step's layer                            record of daemon.build.upkeep.cache
+    exec.cachemount    a directory of RUN --mount=type=cache     daemon.build.upkeep.cachemounts
     source.local       a client's directory                      daemon.build.session.contexts
 
 A layer that an image is made of is shared; one that a running build holds is in use. Only what nothing else stands

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from daemon.build.bench import Bench
-from daemon.build.building import INLINE_CACHE, Building, explain_unused
-from daemon.build.frontend import Built, Step
+from daemon.build.doors.building import INLINE_CACHE, Building, explain_unused
+from daemon.build.frontend.imageconfig import readable
+from daemon.build.frontend.stages import Built, Step
 from daemon.build.graph import Exec, File, Source, digest_of
-from daemon.build.imageconfig import readable
 from daemon.build.request import BuildRequest
-from daemon.build.run import ProcessFailed
-from daemon.build.solve import StepFailed
+from daemon.build.solver.run import ProcessFailed
+from daemon.build.solver.solve import StepFailed
 from daemon.build.steps import Progress
 from daemon.containers.context import Context
 from storage.errors import PydError

@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from daemon.build import secretmounts
 from daemon.build.bench import SCRATCH, Bench, Job, Result
 from daemon.build.graph import CopyFiles, Exec, ExecMount, describe
+from daemon.build.solver import secretmounts
 from storage.errors import InvalidArgument, NotFound, NotImplementedYet
 
 _BIND = ["rbind", "rprivate"]

@@ -14,9 +14,9 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon.build import gitaccess, gitrefs
 from daemon.build.bench import Bench, Job, Result
 from daemon.build.graph import Source
+from daemon.build.sources import gitaccess, gitrefs
 from daemon.build.steps import Progress
 from storage.errors import InvalidArgument, NotFound
 

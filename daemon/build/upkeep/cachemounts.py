@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.build.cache import identifier
 from daemon.build.graph import ExecMount
-from daemon.build.inventory import MOUNT, Record
+from daemon.build.upkeep.cache import identifier
+from daemon.build.upkeep.inventory import MOUNT, Record
 
 _META = ".json"
 _GONE = "removed-"

@@ -15,7 +15,7 @@ from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.parser import Dockerfile
 from daemon.build.dockerfile.source import DockerfileError, Span, nearest
 from daemon.build.dockerfile.words import Lexer
-from daemon.build.options import Options
+from daemon.build.frontend.options import Options
 
 DESCRIBE, LINT = "frontend.subrequests.describe", "frontend.lint"
 OUTLINE, TARGETS = "frontend.outline", "frontend.targets"

@@ -20,9 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from daemon.build import run
 from daemon.build.bench import BUILD_KEY, SCRATCH, Bench, Imported, Job, Result
-from daemon.build.cache import Entry
 from daemon.build.graph import (
     CopyFiles,
     Diff,
@@ -36,9 +34,11 @@ from daemon.build.graph import (
     digest_of,
     ordered,
 )
-from daemon.build.keys import Keys, numbered, outputs
-from daemon.build.origins import Origins
+from daemon.build.solver import run
+from daemon.build.solver.keys import Keys, numbered, outputs
+from daemon.build.sources.origins import Origins
 from daemon.build.steps import Progress
+from daemon.build.upkeep.cache import Entry
 from daemon.images.made import Unpacked
 from daemon.images.manifests import DOCKER_LAYER
 from daemon.images.model import chain_ids

@@ -1,7 +1,7 @@
 """All builds of BuildKit clients: who asked for what, under which reference, and what came of it.
 
 A client opens a session, asks for a build (`solve`), and is then either the front end itself and asks for parts
-of the work (daemon.build.bridge) until it returns a result, or names a front end. Whoever knows the reference
+of the work (daemon.build.doors.bridge) until it returns a result, or names a front end. Whoever knows the reference
 can follow the build, from before it is there until its record is forgotten.
 """
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from daemon.build.bench import Bench
-from daemon.build.bridge import Bridge
-from daemon.build.history import History, Past
+from daemon.build.doors.bridge import Bridge
+from daemon.build.doors.history import History, Past
 from daemon.build.outcome import ExporterRequest
 from storage.errors import Conflict, NotFound
 

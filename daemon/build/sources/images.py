@@ -14,11 +14,11 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from daemon.build.bench import Bench, Job
-from daemon.build.cache import Entry
-from daemon.build.frontend import ResolvedImage
+from daemon.build.frontend.stages import ResolvedImage
 from daemon.build.graph import Source, digest_of
-from daemon.build.layouts import LAYOUT, Layout, bring, look
+from daemon.build.sources.layouts import LAYOUT, Layout, bring, look
 from daemon.build.steps import Progress, Status
+from daemon.build.upkeep.cache import Entry
 from daemon.images import platforms, reference
 from daemon.images.model import AuthConfig, Image, chain_ids
 from daemon.images.platforms import Platform

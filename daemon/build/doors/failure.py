@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from daemon.build.bridge import Failed, Stopped, UnsupportedCap, UnsupportedSubrequest
 from daemon.build.dockerfile.source import DockerfileError, Source, Span, place_of
+from daemon.build.doors.bridge import Failed, Stopped, UnsupportedCap, UnsupportedSubrequest
 from daemon.build.proto import rpc_pb2
-from daemon.build.solve import StepFailed
+from daemon.build.solver.solve import StepFailed
 from daemon.build.steps import CANCELED
 from storage.errors import NotFound, NotImplementedYet, PydError
 

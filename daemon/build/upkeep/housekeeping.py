@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from daemon.build.bench import Bench
-from daemon.build.cache import Entry, identifier
-from daemon.build.inventory import LOCAL, REGULAR, Record, chosen, matcher, rules
 from daemon.build.session.contexts import Kept
+from daemon.build.upkeep.cache import Entry, identifier
+from daemon.build.upkeep.inventory import LOCAL, REGULAR, Record, chosen, matcher, rules
 from daemon.clock import rfc3339
 from daemon.config import CacheRule
 from storage.errors import Conflict

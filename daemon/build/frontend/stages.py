@@ -14,23 +14,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from daemon.build import imageconfig, naming
-from daemon.build.dispatch import (
-    SCAN_CONTEXT,
-    SCAN_STAGE,
+from daemon.build.dockerfile import instructions as ins
+from daemon.build.dockerfile.parser import Dockerfile
+from daemon.build.dockerfile.source import DockerfileError, locate, nearest
+from daemon.build.dockerfile.words import Lexer
+from daemon.build.epoch import moment
+from daemon.build.frontend import imageconfig, naming
+from daemon.build.frontend.dispatch import (
     Dispatch,
     RunOptions,
     StageState,
     Surroundings,
     local_context,
 )
-from daemon.build.dockerfile import instructions as ins
-from daemon.build.dockerfile.parser import Dockerfile
-from daemon.build.dockerfile.source import DockerfileError, locate, nearest
-from daemon.build.dockerfile.words import Lexer
-from daemon.build.epoch import moment
+from daemon.build.frontend.variables import SCAN_CONTEXT, SCAN_STAGE, PlatformName, platform_arguments
 from daemon.build.graph import About, Output, Source, Vertex
-from daemon.build.variables import PlatformName, platform_arguments
 from daemon.images import platforms
 from storage.errors import InvalidArgument, NotFound, PydError
 

@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from daemon.build.bench import Bench, Job, Result
 from daemon.build.dockerfile.ignore import lines
 from daemon.build.dockerfile.source import MAX_SIZE
-from daemon.build.entitlements import granted
 from daemon.build.graph import Output
 from daemon.build.outcome import BuildRecord, Made, Outcome, SourceUsed
-from daemon.build.solve import Solver
+from daemon.build.solver.entitlements import granted
+from daemon.build.solver.solve import Solver
 from daemon.build.steps import CANCELED, Remark
 from daemon.images import platforms
 from daemon.images.platforms import Platform
 from storage.errors import Gone, InvalidArgument, NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from daemon.build.gateway import Order
+    from daemon.build.doors.gateway import Order
     from daemon.build.llb import Known
     from daemon.build.proto import ops_pb2 as pb
     from daemon.build.session.sessions import Session
@@ -181,7 +181,7 @@ class Bridge:
     async def _run(self, session: Session | None) -> dict[str, str]:
         from daemon.build import attest, remotecache
         from daemon.build import export as exporting
-        from daemon.build.images import Images
+        from daemon.build.sources.images import Images
 
         order, job = self.order, self.job
         exporting.check(order.exporters)
@@ -366,7 +366,7 @@ class Bridge:
 
     async def _dockerfile(self, attrs: Mapping[str, str], inputs: Mapping[str, Output | None]) -> FrontResult:
         """The front end dockerfile.v0; any other that a `# syntax=` or a client names is it as well."""
-        from daemon.build import planning
+        from daemon.build.frontend import planning
 
         for cap in filter(None, attrs.get("frontend.caps", "").split(",")):
             if cap not in FRONTEND_CAPS:
@@ -444,7 +444,7 @@ class Bridge:
 
     async def image(self, name: str, platform: Platform | None, mode: str) -> ImageFound:
         """What an image's name means, and its configuration."""
-        from daemon.build.images import Images
+        from daemon.build.sources.images import Images
 
         await asyncio.shield(self._ready)
         images = Images(

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from daemon.build import entitlements, runmounts
 from daemon.build.bench import Bench, Job, Result
 from daemon.build.graph import Exec
+from daemon.build.solver import entitlements, runmounts
 from daemon.build.steps import Progress
 from daemon.clock import now_ns
 from daemon.containers import defaults, names, rootview

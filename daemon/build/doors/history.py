@@ -25,8 +25,8 @@ from storage.errors import NotFound, PydError
 
 if TYPE_CHECKING:
     from daemon.build.bench import Job
-    from daemon.build.bridge import Bridge
-    from daemon.build.gateway import Order
+    from daemon.build.doors.bridge import Bridge
+    from daemon.build.doors.gateway import Order
 
 log = logging.getLogger("pyd.build")
 KEEP = 50
@@ -120,8 +120,8 @@ class History:
 
     def end(self, past: Past, bridge: Bridge, answer: dict[str, str], error: BaseException | None) -> None:
         """Notes how it went; writing it down happens aside."""
-        from daemon.build import failure
-        from daemon.build.telling import Teller
+        from daemon.build.doors import failure
+        from daemon.build.doors.telling import Teller
 
         frontend, attrs = bridge.front
         past.frontend, past.attrs = frontend, dict(attrs)

@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from daemon.build import gitrefs, imageconfig, naming, places
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.lexer import Heredoc, heredoc_head
 from daemon.build.dockerfile.mounts import Mount
 from daemon.build.dockerfile.parser import parse_trigger
 from daemon.build.dockerfile.source import DockerfileError, Source, Span
 from daemon.build.dockerfile.words import Lexer
+from daemon.build.frontend import imageconfig, naming, places
+from daemon.build.frontend.variables import NOT_IN_PROCESSES, PREDEFINED, PROXIES
 from daemon.build.graph import (
     About,
     Action,
@@ -30,16 +31,13 @@ from daemon.build.graph import (
     Vertex,
 )
 from daemon.build.graph import Source as SourceOp
-from daemon.build.variables import PREDEFINED, PROXIES
+from daemon.build.sources import gitrefs
 from daemon.containers import signals
 from daemon.images import reference
 from storage.errors import InvalidArgument
 
 CONTEXT = "local://context"
 LOAD_CONTEXT = "[internal] load build context"
-SCAN_CONTEXT, SCAN_STAGE = "BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"
-NOT_IN_PROCESSES = frozenset((SCAN_CONTEXT, SCAN_STAGE))
-"""Build arguments that are for the builder alone."""
 MAX_ENVIRONMENT = 4 << 20
 """Characters of a stage's variables together; the kernel takes 2 MiB of arguments and environment."""
 _PORT = re.compile(r"(\d+)(?:-(\d+))?(?:/([A-Za-z]+))?")

@@ -16,15 +16,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from daemon.build import gitrefs
 from daemon.build.bench import Bench, Job, Result
 from daemon.build.dockerfile.ignore import lines
 from daemon.build.dockerfile.source import MAX_SIZE
-from daemon.build.frontend import NamedContext
+from daemon.build.frontend.options import Options
+from daemon.build.frontend.stages import NamedContext
 from daemon.build.graph import About, CopyFiles, File, Output, Source, Vertex
-from daemon.build.images import Images
-from daemon.build.options import Options
-from daemon.build.solve import Solver
+from daemon.build.solver.solve import Solver
+from daemon.build.sources import gitrefs
+from daemon.build.sources.images import Images
 from daemon.images import platforms, reference
 from storage.errors import InvalidArgument, NotFound
 

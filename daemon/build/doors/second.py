@@ -14,10 +14,10 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from daemon.build.gateway import Gateway, Order
+from daemon.build.doors.gateway import Gateway, Order
+from daemon.build.doors.telling import Teller
 from daemon.build.outcome import ExporterRequest
 from daemon.build.request import BuildRequest
-from daemon.build.telling import Teller
 from storage.errors import InvalidArgument
 
 if TYPE_CHECKING:

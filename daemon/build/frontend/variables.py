@@ -12,6 +12,9 @@ PROXIES = (
     "ALL_PROXY", "all_proxy",
 )  # fmt: skip
 PREDEFINED = ("SOURCE_DATE_EPOCH",)
+SCAN_CONTEXT, SCAN_STAGE = "BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"
+NOT_IN_PROCESSES = frozenset((SCAN_CONTEXT, SCAN_STAGE))
+"""Build arguments that are for the builder alone."""
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from daemon.build import options as options_of
 from daemon.build.bench import Bench, Job
-from daemon.build.contexts import Context as MainContext
-from daemon.build.contexts import Named, Sources
 from daemon.build.dockerfile.parser import Dockerfile, parse
 from daemon.build.dockerfile.source import DockerfileError
-from daemon.build.frontend import Built, Frontend, Request
+from daemon.build.frontend import options as options_of
+from daemon.build.frontend.contexts import Context as MainContext
+from daemon.build.frontend.contexts import Named, Sources
+from daemon.build.frontend.options import Options
+from daemon.build.frontend.stages import Built, Frontend, Request
+from daemon.build.frontend.variables import PlatformName
 from daemon.build.graph import Output
-from daemon.build.images import Images
-from daemon.build.options import Options
+from daemon.build.sources.images import Images
 from daemon.build.steps import Remark
-from daemon.build.variables import PlatformName
 from daemon.images import platforms
 from daemon.images.platforms import Platform
 
@@ -64,7 +64,7 @@ async def subrequest(
     bench: Bench, job: Job, ctx: Context, opts: Mapping[str, str], inputs: Mapping[str, Output | None]
 ) -> dict[str, bytes] | None:
     """frontend.lint, frontend.outline, frontend.targets (`opts["requestid"]`): the result's metadata; None: no such."""
-    from daemon.build import subrequests
+    from daemon.build.frontend import subrequests
 
     if opts.get("requestid") not in subrequests.KNOWN:
         return None

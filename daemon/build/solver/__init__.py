@@ -1,0 +1,1 @@
+"""The build graph becomes layers: keys, cache, equal steps once, processes of RUN."""

@@ -1,0 +1,1 @@
+"""Trees that no step made: images of the store and of registries, layouts, git repositories, URLs."""

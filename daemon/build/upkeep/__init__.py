@@ -1,0 +1,1 @@
+"""What builds keep between them: listed, pruned, collected by age and size."""
