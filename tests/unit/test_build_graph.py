@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from daemon.build.dockerfile import instructions
 from daemon.build.dockerfile.parser import parse
 from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.frontend import imageconfig
+from daemon.build.frontend.dispatch import INSTRUCTIONS
 from daemon.build.frontend.stages import Built, Frontend, Request, ResolvedImage
 from daemon.build.graph import CopyFiles, Exec, File, Merge, Mkdir, Output, Source, Vertex, ordered
 from daemon.build.upkeep.cache import duration, identifier
@@ -42,6 +44,10 @@ async def build(text: str, images: Images | None = None, **request: Any) -> Buil
 
 def operations(built: Built) -> list[Any]:
     return [vertex.operation for vertex in ordered([built.output])]
+
+
+def test_every_instruction_of_the_language_is_followed() -> None:
+    assert set(INSTRUCTIONS) == set(get_args(instructions.Command))
 
 
 async def test_equal_work_has_equal_digests() -> None:

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from daemon.build.frontend.dispatch import RunOptions
+from daemon.build.frontend.site import RunOptions
 from daemon.images import platforms
 from daemon.images.platforms import Platform
 from storage.errors import InvalidArgument

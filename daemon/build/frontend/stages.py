@@ -15,18 +15,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from daemon.build.dockerfile import instructions as ins
-from daemon.build.dockerfile.parser import Dockerfile
+from daemon.build.dockerfile.parser import Dockerfile, parse_trigger
 from daemon.build.dockerfile.source import DockerfileError, locate, nearest
 from daemon.build.dockerfile.words import Lexer
 from daemon.build.epoch import moment
 from daemon.build.frontend import imageconfig, naming
-from daemon.build.frontend.dispatch import (
-    Dispatch,
-    RunOptions,
-    StageState,
-    Surroundings,
-    local_context,
-)
+from daemon.build.frontend.dispatch import follow
+from daemon.build.frontend.site import RunOptions, Site, StageState, Surroundings, local_context
 from daemon.build.frontend.variables import SCAN_CONTEXT, SCAN_STAGE, PlatformName, platform_arguments
 from daemon.build.graph import About, Output, Source, Vertex
 from daemon.images import platforms
@@ -322,16 +317,29 @@ class Frontend:
         if named.context is not None:
             return [Step(stage.original, state.output, True, named.number)]
         names.total += len(state.triggers)
-        around = Surroundings(
+        site = Site(state, self._surroundings(named, names))
+        steps = [Step(stage.original, state.output, True, named.number)]
+        for trigger in state.triggers:
+            command = parse_trigger(trigger, self._file.directives.escape, self._file.source, stage.span)
+            before = state.output
+            await follow(replace(site, triggered=True), command)
+            steps.append(Step(trigger, state.output, state.output is not before, named.number))
+        for command in stage.commands:
+            before = state.output
+            await follow(site, command)
+            steps.append(Step(command.original, state.output, state.output is not before, named.number))
+        return steps
+
+    def _surroundings(self, named: _Named, names: naming.Naming) -> Surroundings:
+        return Surroundings(
             source=self._file.source,
             lexer=self._lexer,
-            escape=self._file.directives.escape,
             globals=self._globals,
             arguments=self._request.arguments,
             used=self._used,
             network=self._request.network,
-            no_cache=self._request.no_cache or self._skips_cache(stage, named.number),
-            stage=stage.alias or f"stage-{named.number}",
+            no_cache=self._request.no_cache or self._skips_cache(named.stage, named.number),
+            stage=named.stage.alias or f"stage-{named.number}",
             naming=names,
             context=self._request.context,
             paths=self._paths.setdefault("", set()),
@@ -339,18 +347,6 @@ class Frontend:
             options=self._request.options,
             epoch=self._epoch(),
         )
-        worker = Dispatch(state, around)
-        steps = [Step(stage.original, state.output, True, named.number)]
-        for trigger in state.triggers:
-            command = worker.trigger(trigger, stage.span)
-            before = state.output
-            await worker.run(command, triggered=True)
-            steps.append(Step(trigger, state.output, state.output is not before, named.number))
-        for command in stage.commands:
-            before = state.output
-            await worker.run(command)
-            steps.append(Step(command.original, state.output, state.output is not before, named.number))
-        return steps
 
     def _stage_name(self, named: _Named) -> str:
         if len(self._file.stages) == 1:
