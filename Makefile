@@ -76,8 +76,6 @@ compat: setup ## Write the generated tables of docs/compatibility.md
 
 proto: setup ## Write the modules of BuildKit's messages from daemon/build/proto/*.proto
 	$(PYTHON) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. daemon/build/proto/*.proto
-	PATH=$(CURDIR)/$(VENV)/bin:$$PATH $(PYTHON) -m grpc_tools.protoc -I. --grpclib_python_out=. \
-	  $$(grep -l '^service' daemon/build/proto/*.proto)
 
 lock: setup ## Renew requirements.lock (all) and requirements-run.lock (what `make install` needs)
 	$(VENV)/bin/pip-compile --quiet --generate-hashes --allow-unsafe --extra dev --strip-extras \

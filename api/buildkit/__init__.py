@@ -6,5 +6,5 @@
     content   the logs that the history names
     caps      what clients are told that this engine can do
 
-Nothing of this is imported before the first such connection: protobuf, h2 and grpclib cost some megabytes.
+Nothing of this is imported before the first such connection: protobuf and the builder cost some megabytes.
 """

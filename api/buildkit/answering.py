@@ -7,36 +7,34 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError
-from grpclib.server import Stream
-
 from daemon.build.doors import failure
+from daemon.rpc.serving import Call
+from daemon.rpc.status import Refusal, Status
 from storage.errors import PydError
 
 log = logging.getLogger("pyd.api")
 
 
 @contextlib.asynccontextmanager
-async def answering(stream: Stream[Any, Any]) -> AsyncIterator[Any]:
+async def answering(call: Call) -> AsyncIterator[Any]:
     """The request; what the block raises becomes the call's status."""
-    request = await stream.recv_message()
+    request = await call.recv_message()
     if request is None:
-        raise GRPCError(Status.INVALID_ARGUMENT, "a request is missing")
+        raise Refusal(Status.INVALID_ARGUMENT, "a request is missing")
     try:
         yield request
-    except GRPCError:
+    except Refusal:
         raise
     except Exception as error:
         if not isinstance(error, (PydError, OSError)):
             log.exception("a BuildKit request failed")
-        raise grpc_error(error) from error
+        raise refusal(error) from error
 
 
-def grpc_error(error: BaseException) -> GRPCError:
+def refusal(error: BaseException) -> Refusal:
     found = failure.status(error)
-    return GRPCError(Status(found.code), found.message, list(found.details) or None)
+    return Refusal(found.code, found.message, found.details)
 
 
 def unimplemented(what: str) -> NoReturn:
-    raise GRPCError(Status.UNIMPLEMENTED, f"{what} is not implemented by this engine")
+    raise Refusal(Status.UNIMPLEMENTED, f"{what} is not implemented by this engine")

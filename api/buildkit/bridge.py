@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError
-
 from api.buildkit import caps
 from api.buildkit.answering import answering, unimplemented
 from api.buildkit.workers import worker
 from daemon.build.dockerfile.source import Span
 from daemon.build.doors.bridge import Bridge, FrontResult, Ref
-from daemon.build.proto import fsutil_pb2, gateway_grpc, gateway_pb2
+from daemon.build.proto import fsutil_pb2, gateway_pb2
 from daemon.build.steps import Remark
 from daemon.images.platforms import Platform
+from daemon.rpc.serving import Call, Service
+from daemon.rpc.status import Refusal, Status
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -24,19 +23,21 @@ BUILD = "buildkit-controlapi-buildid"
 """The metadata that names the build."""
 
 
-class Bridges(gateway_grpc.LLBBridgeBase):
+class Bridges(Service):
+    descriptor = gateway_pb2.DESCRIPTOR.services_by_name["LLBBridge"]
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def _answer(self, stream: Any, work: Callable[[Bridge, Any], Awaitable[Any]]) -> None:
+    async def _answer(self, stream: Call, work: Callable[[Bridge, Any], Awaitable[Any]]) -> None:
         async with answering(stream) as request:
-            ref = stream.metadata.get(BUILD) if stream.metadata else None
+            ref = stream.metadata.get(BUILD)
             if not ref:
-                raise GRPCError(Status.UNKNOWN, "no buildid found in context")
+                raise Refusal(Status.UNKNOWN, "no buildid found in context")
             bridge = await self._engine.builds.gateway().find(ref)
             await stream.send_message(await bridge.attend(_run(work, bridge, request)))
 
-    async def Ping(self, stream: Any) -> None:
+    async def Ping(self, stream: Call) -> None:
         async with answering(stream):
             answer = gateway_pb2.PongResponse(
                 frontend_api_caps=caps.listed(caps.FRONTEND),
@@ -45,52 +46,52 @@ class Bridges(gateway_grpc.LLBBridgeBase):
             )
             await stream.send_message(answer)
 
-    async def Solve(self, stream: Any) -> None:
+    async def Solve(self, stream: Call) -> None:
         await self._answer(stream, _solve)
 
-    async def Return(self, stream: Any) -> None:
+    async def Return(self, stream: Call) -> None:
         await self._answer(stream, _return)
 
-    async def Inputs(self, stream: Any) -> None:
+    async def Inputs(self, stream: Call) -> None:
         await self._answer(stream, _inputs)
 
-    async def Evaluate(self, stream: Any) -> None:
+    async def Evaluate(self, stream: Call) -> None:
         await self._answer(stream, _evaluate)
 
-    async def ReadFile(self, stream: Any) -> None:
+    async def ReadFile(self, stream: Call) -> None:
         await self._answer(stream, _read_file)
 
-    async def ReadDir(self, stream: Any) -> None:
+    async def ReadDir(self, stream: Call) -> None:
         await self._answer(stream, _read_dir)
 
-    async def StatFile(self, stream: Any) -> None:
+    async def StatFile(self, stream: Call) -> None:
         await self._answer(stream, _stat_file)
 
-    async def ResolveImageConfig(self, stream: Any) -> None:
+    async def ResolveImageConfig(self, stream: Call) -> None:
         await self._answer(stream, _resolve_image)
 
-    async def ResolveSourceMeta(self, stream: Any) -> None:
+    async def ResolveSourceMeta(self, stream: Call) -> None:
         await self._answer(stream, _resolve_source)
 
-    async def Warn(self, stream: Any) -> None:
+    async def Warn(self, stream: Call) -> None:
         await self._answer(stream, _warn)
 
-    async def NewContainer(self, stream: Any) -> None:
+    async def NewContainer(self, stream: Call) -> None:
         unimplemented("containers for front ends (gateway.exec)")
 
-    async def ReleaseContainer(self, stream: Any) -> None:
+    async def ReleaseContainer(self, stream: Call) -> None:
         unimplemented("containers for front ends (gateway.exec)")
 
-    async def ExecProcess(self, stream: Any) -> None:
+    async def ExecProcess(self, stream: Call) -> None:
         unimplemented("containers for front ends (gateway.exec)")
 
-    async def ReadFileContainer(self, stream: Any) -> None:
+    async def ReadFileContainer(self, stream: Call) -> None:
         unimplemented("containers for front ends (gateway.exec)")
 
-    async def ReadDirContainer(self, stream: Any) -> None:
+    async def ReadDirContainer(self, stream: Call) -> None:
         unimplemented("containers for front ends (gateway.exec)")
 
-    async def StatFileContainer(self, stream: Any) -> None:
+    async def StatFileContainer(self, stream: Call) -> None:
         unimplemented("containers for front ends (gateway.exec)")
 
 
@@ -109,6 +110,7 @@ async def _solve(bridge: Bridge, request: gateway_pb2.SolveRequest) -> gateway_p
         definition,
         dict(request.frontend_inputs),
         evaluate=request.evaluate,
+        policies=request.source_policies,
     )
     answer = gateway_pb2.SolveResponse(result=_result(bridge, found, arrays=request.allow_result_array_ref))
     if not request.allow_result_return:
@@ -198,7 +200,7 @@ async def _resolve_image(
 ) -> gateway_pb2.ResolveImageConfigResponse:
     if request.resolver_type:
         unimplemented("resolving configurations of OCI layouts")
-    found = await bridge.image(request.ref, _platform(request), request.resolve_mode)
+    found = await bridge.image(request.ref, _platform(request), request.resolve_mode, request.source_policies)
     return gateway_pb2.ResolveImageConfigResponse(digest=found.digest, config=found.config, ref=found.name)
 
 

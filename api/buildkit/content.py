@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from grpclib.const import Cardinality, Handler, Status
-from grpclib.exceptions import GRPCError
+from typing import TYPE_CHECKING
 
 from api.buildkit.answering import answering
 from daemon.build.proto import content_pb2 as pb
+from daemon.rpc.serving import Call, Service
+from daemon.rpc.status import Refusal, Status
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
 
-SERVICE = "/containerd.services.content.v1.Content"
 PIECE = 1 << 20
 
 
-class Content:
+class Content(Service):
+    descriptor = pb.DESCRIPTOR.services_by_name["Content"]
+
     def __init__(self, engine: Engine) -> None:
         self._builds = engine.builds
 
-    def __mapping__(self) -> dict[str, Handler]:
-        unary, stream = Cardinality.UNARY_UNARY, Cardinality.UNARY_STREAM
-        return {
-            f"{SERVICE}/Info": Handler(self.info, unary, pb.InfoRequest, pb.InfoResponse),
-            f"{SERVICE}/Read": Handler(self.read, stream, pb.ReadContentRequest, pb.ReadContentResponse),
-        }
-
-    async def info(self, stream: Any) -> None:
+    async def Info(self, stream: Call) -> None:
         async with answering(stream) as request:
             data = await self._blob(request.digest)
             await stream.send_message(pb.InfoResponse(info=pb.Info(digest=request.digest, size=len(data))))
 
-    async def read(self, stream: Any) -> None:
+    async def Read(self, stream: Call) -> None:
         async with answering(stream) as request:
             data = await self._blob(request.digest)
             end = min(request.offset + request.size, len(data)) if request.size else len(data)
@@ -44,5 +37,5 @@ class Content:
     async def _blob(self, digest: str) -> bytes:
         found = await self._builds.gateway().history.blob(digest)
         if found is None:
-            raise GRPCError(Status.NOT_FOUND, f"content {digest}: not found")
+            raise Refusal(Status.NOT_FOUND, f"content {digest}: not found")
         return found

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from api.buildkit.answering import answering, grpc_error
+from api.buildkit.answering import answering, refusal
 from api.buildkit.tunnel import carry
 from api.buildkit.workers import VERSION, worker
 from daemon.build.doors.bridge import Bridge
@@ -14,9 +14,10 @@ from daemon.build.doors.gateway import CacheSpec, Order
 from daemon.build.doors.history import COMPLETE, DELETED, STARTED, Past
 from daemon.build.doors.telling import Teller, moment
 from daemon.build.outcome import ExporterRequest
-from daemon.build.proto import control_grpc, control_pb2, rpc_pb2
+from daemon.build.proto import control_pb2, rpc_pb2
 from daemon.build.upkeep.inventory import Record
 from daemon.config import CacheRule
+from daemon.rpc.serving import Call, Service
 from storage.errors import PydError
 
 if TYPE_CHECKING:
@@ -33,18 +34,20 @@ _EVENTS = {
 }
 
 
-class Control(control_grpc.ControlBase):
+class Control(Service):
+    descriptor = control_pb2.DESCRIPTOR.services_by_name["Control"]
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     # -- builds
 
-    async def Solve(self, stream: Any) -> None:
+    async def Solve(self, stream: Call) -> None:
         async with answering(stream) as request:
             answer = await self._engine.builds.gateway().solve(order_of(request))
             await stream.send_message(control_pb2.SolveResponse(exporter_response=answer))
 
-    async def Status(self, stream: Any) -> None:
+    async def Status(self, stream: Call) -> None:
         async with answering(stream) as request:
             found = await self._engine.builds.gateway().follow(request.ref)
             await stream.send_initial_metadata()
@@ -54,29 +57,29 @@ class Control(control_grpc.ControlBase):
             for message in await self._engine.builds.gateway().history.log(found):
                 await stream.send_message(control_pb2.StatusResponse.FromString(message))
 
-    async def Session(self, stream: Any) -> None:
+    async def Session(self, stream: Call) -> None:
         try:
             await carry(stream, self._engine.builds.sessions)
         except (PydError, OSError) as error:
-            raise grpc_error(error) from error
+            raise refusal(error) from error
 
     # -- the engine
 
-    async def ListWorkers(self, stream: Any) -> None:
+    async def ListWorkers(self, stream: Call) -> None:
         async with answering(stream):
             await stream.send_message(control_pb2.ListWorkersResponse(record=[worker(self._engine)]))
 
-    async def Info(self, stream: Any) -> None:
+    async def Info(self, stream: Call) -> None:
         async with answering(stream):
             await stream.send_message(control_pb2.InfoResponse(buildkit_version=VERSION))
 
-    async def DiskUsage(self, stream: Any) -> None:
+    async def DiskUsage(self, stream: Call) -> None:
         async with answering(stream) as request:
             records = await self._engine.builds.records(list(request.filter))
             shown = [_usage(each) for each in records]
             await stream.send_message(control_pb2.DiskUsageResponse(record=shown))
 
-    async def Prune(self, stream: Any) -> None:
+    async def Prune(self, stream: Call) -> None:
         async with answering(stream) as request:
             gone, _ = await self._engine.builds.prune(
                 CacheRule(
@@ -94,7 +97,7 @@ class Control(control_grpc.ControlBase):
 
     # -- the history
 
-    async def ListenBuildHistory(self, stream: Any) -> None:
+    async def ListenBuildHistory(self, stream: Call) -> None:
         async with answering(stream) as request:
             history = self._engine.builds.gateway().history
             await stream.send_initial_metadata()
@@ -107,7 +110,7 @@ class Control(control_grpc.ControlBase):
                         control_pb2.BuildHistoryEvent(type=_EVENTS[event], record=_record(past))
                     )
 
-    async def UpdateBuildHistory(self, stream: Any) -> None:
+    async def UpdateBuildHistory(self, stream: Call) -> None:
         async with answering(stream) as request:
             history = self._engine.builds.gateway().history
             if request.delete:
@@ -117,7 +120,7 @@ class Control(control_grpc.ControlBase):
             await stream.send_message(control_pb2.UpdateBuildHistoryResponse())
 
 
-async def _follow(stream: Any, bridge: Bridge) -> None:
+async def _follow(stream: Call, bridge: Bridge) -> None:
     """Until the build ends; a client that stops listening ends only this."""
     teller = Teller()
     async with contextlib.aclosing(bridge.job.feed.read(PAUSE)) as changes:
@@ -152,6 +155,7 @@ def order_of(request: control_pb2.SolveRequest) -> Order:
         cache_imports=tuple(imports),
         cache_exports=tuple(exports),
         entitlements=frozenset(request.entitlements),
+        policy=request.source_policy if request.HasField("source_policy") else None,
         internal=request.internal,
     )
 

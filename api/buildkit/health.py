@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from api.buildkit.answering import answering, unimplemented
-from daemon.build.proto import health_grpc, health_pb2
+from daemon.build.proto import health_pb2
+from daemon.rpc.serving import Call, Service
 
 
-class Health(health_grpc.HealthBase):
-    async def Check(self, stream: Any) -> None:
+class Health(Service):
+    descriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
+
+    async def Check(self, stream: Call) -> None:
         async with answering(stream):
             serving = health_pb2.HealthCheckResponse.ServingStatus.SERVING
             await stream.send_message(health_pb2.HealthCheckResponse(status=serving))
 
-    async def Watch(self, stream: Any) -> None:
+    async def Watch(self, stream: Call) -> None:
         unimplemented("watching the health")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any
-
-from grpclib.exceptions import StreamTerminatedError
+from typing import TYPE_CHECKING
 
 from api.hijack import Raw
 from daemon.build.proto import control_pb2
+from daemon.rpc.serving import Call
+from storage.errors import Unavailable
 
 if TYPE_CHECKING:
     from daemon.build.session.sessions import Sessions
@@ -23,11 +23,11 @@ PIECE = 32 << 10
 _EXPOSE = "x-docker-expose-session-"
 
 
-async def carry(stream: Any, sessions: Sessions) -> None:
+async def carry(stream: Call, sessions: Sessions) -> None:
     """Until either side ends the session."""
     named = stream.metadata
-    id, name, key = (str(named.get(f"{_EXPOSE}{part}", "")) for part in ("uuid", "name", "sharedkey"))
-    methods = frozenset(str(each) for each in named.getall(f"{_EXPOSE}grpc-method", ()))
+    id, name, key = (named.get(f"{_EXPOSE}{part}") for part in ("uuid", "name", "sharedkey"))
+    methods = frozenset(named.getall(f"{_EXPOSE}grpc-method"))
     await stream.send_initial_metadata()
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
@@ -52,15 +52,15 @@ async def carry(stream: Any, sessions: Sessions) -> None:
         raise done[0]
 
 
-async def _inwards(stream: Any, ours: socket.socket) -> None:
+async def _inwards(stream: Call, ours: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    with contextlib.suppress(OSError, StreamTerminatedError):
+    with contextlib.suppress(OSError, Unavailable):
         while (message := await stream.recv_message()) is not None:
             await loop.sock_sendall(ours, message.data)
 
 
-async def _outwards(stream: Any, ours: socket.socket) -> None:
+async def _outwards(stream: Call, ours: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    with contextlib.suppress(OSError, StreamTerminatedError):
+    with contextlib.suppress(OSError, Unavailable):
         while data := await loop.sock_recv(ours, PIECE):
             await stream.send_message(control_pb2.BytesMessage(data=data))

@@ -28,7 +28,7 @@ MAY_KNOW = {
 BARE = {"daemon/runtime": ("daemon.runtime", "daemon.cgroups"), "daemon/cgroups": ("daemon.cgroups",)}
 """What runs in the supervisor and in pyd-oci: the standard library, and these."""
 
-GENERATED = ("_pb2.py", "_grpc.py")
+GENERATED = ("_pb2.py",)
 """daemon/build/proto: written by a compiler."""
 
 SAY_NOTHING = re.compile(r"^(utils?|misc|helpers?|common|manager\d|stuff|tools)\.py$")

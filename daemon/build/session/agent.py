@@ -11,8 +11,8 @@ from pathlib import Path
 
 from daemon.build.proto.filesync_pb2 import BytesMessage
 from daemon.build.proto.sshforward_pb2 import CheckAgentRequest
-from daemon.build.session.grpc import Call, call, unary
-from daemon.build.session.http2 import Connection
+from daemon.rpc.calls import Call, call, unary
+from daemon.rpc.http2 import Connection
 from storage.errors import NotFound, NotImplementedYet, PydError
 
 CHECK, FORWARD = "/moby.sshforward.v1.SSH/CheckAgent", "/moby.sshforward.v1.SSH/ForwardAgent"

@@ -24,9 +24,9 @@ from daemon.build.proto.content_pb2 import (
     WriteContentRequest,
     WriteContentResponse,
 )
-from daemon.build.session.grpc import Call, call, unary
-from daemon.build.session.http2 import Connection
 from daemon.build.session.threads import in_thread
+from daemon.rpc.calls import Call, call, unary
+from daemon.rpc.http2 import Connection
 from storage.disk import no_space
 from storage.errors import Conflict, DataCorrupted, NotFound
 

@@ -15,7 +15,7 @@ from storage.errors import InvalidArgument, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from daemon.build.session.blobs import Blobs
-    from daemon.build.session.http2 import Connection
+    from daemon.rpc.http2 import Connection
 
 Report = Callable[[dict[str, Any]], None]
 INTERVAL = 0.1
@@ -34,8 +34,8 @@ class SessionOperations:
     async def session(self, report: Report, number: int, address: str, early: str) -> None:
         """Takes the client's socket over and keeps the connection; returns when it is over."""
         from daemon.build.session import handover
-        from daemon.build.session.http2 import Connection
         from daemon.build.session.threads import in_thread
+        from daemon.rpc.http2 import Connection
 
         received = socket.socket(fileno=await in_thread(handover.receive, address))
         received.setblocking(False)
@@ -81,7 +81,7 @@ class SessionOperations:
 
     async def session_secret(self, report: Report, number: int, id: str) -> str | None:
         from daemon.build.proto.secrets_pb2 import GetSecretRequest, GetSecretResponse
-        from daemon.build.session.grpc import unary
+        from daemon.rpc.calls import unary
 
         request = GetSecretRequest(id=id).SerializeToString()
         try:
@@ -97,7 +97,7 @@ class SessionOperations:
 
     async def session_credentials(self, report: Report, number: int, host: str) -> dict[str, str]:
         from daemon.build.proto.filesync_pb2 import CredentialsRequest, CredentialsResponse
-        from daemon.build.session.grpc import unary
+        from daemon.rpc.calls import unary
 
         request = CredentialsRequest(host=host).SerializeToString()
         answer = await unary(self._connection(number), "/moby.filesync.v1.Auth/Credentials", request)

@@ -16,10 +16,10 @@ from google.protobuf.message import DecodeError
 from daemon.build.files.hashing import walk
 from daemon.build.proto.filesync_pb2 import BytesMessage
 from daemon.build.proto.fsutil_pb2 import Listed, Packet
-from daemon.build.session.grpc import Call, call
-from daemon.build.session.http2 import Connection
 from daemon.build.session.listing import GO_DIRECTORY, GO_TYPES, go_mode
 from daemon.build.session.threads import in_thread
+from daemon.rpc.calls import Call, call
+from daemon.rpc.http2 import Connection
 from storage.archive import Root
 from storage.archive.create import read_attributes
 from storage.errors import InvalidArgument

@@ -8,10 +8,10 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from daemon.build.session.grpc import Call, Metadata, call
-from daemon.build.session.http2 import Connection
 from daemon.build.session.receive import Receiver
 from daemon.build.session.threads import in_thread
+from daemon.rpc.calls import Call, Metadata, call
+from daemon.rpc.http2 import Connection
 from storage.errors import PydError
 
 METHOD = "/moby.filesync.v1.FileSync/DiffCopy"

@@ -7,9 +7,9 @@ import urllib.parse
 from pathlib import Path
 
 from daemon.build.proto.filesync_pb2 import BytesMessage
-from daemon.build.session.grpc import call
-from daemon.build.session.http2 import Connection
 from daemon.build.session.threads import in_thread
+from daemon.rpc.calls import call
+from daemon.rpc.http2 import Connection
 from storage.disk import no_space, write_all
 
 METHOD = "/moby.upload.v1.Upload/Pull"

@@ -7,8 +7,11 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from google.protobuf.message_factory import GetMessageClass
+from grpclib import client
 from grpclib.client import Channel
 from grpclib.protocol import H2Protocol
 
@@ -52,3 +55,27 @@ async def channel(path: Path) -> AsyncIterator[Channel]:
         yield made
     finally:
         made.close()
+
+
+_KINDS = {
+    (False, False): client.UnaryUnaryMethod,
+    (False, True): client.UnaryStreamMethod,
+    (True, False): client.StreamUnaryMethod,
+    (True, True): client.StreamStreamMethod,
+}
+
+
+def stub(connection: Channel, module: ModuleType, service: str) -> Any:
+    """A service's methods, as grpclib calls them."""
+    described = module.DESCRIPTOR.services_by_name[service]
+    return SimpleNamespace(
+        **{
+            each.name: _KINDS[each.client_streaming, each.server_streaming](
+                connection,
+                f"/{described.full_name}/{each.name}",
+                GetMessageClass(each.input_type),
+                GetMessageClass(each.output_type),
+            )
+            for each in described.methods
+        }
+    )

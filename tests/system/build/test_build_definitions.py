@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from grpclib.exceptions import GRPCError
 
-from daemon.build.proto import control_grpc, control_pb2, gateway_grpc, gateway_pb2
+from daemon.build.proto import control_pb2, gateway_pb2
 from daemon.build.proto import ops_pb2 as pb
-from tests.system.build.grpc_peer import channel
+from tests.system.build.grpc_peer import channel, stub
 from tests.system.host import Host
 
 BUILD = "buildkit-controlapi-buildid"
@@ -60,7 +60,7 @@ class Writer:
 
 class Front:
     def __init__(self, connection: Any, name: str) -> None:
-        self._bridge, self._name = gateway_grpc.LLBBridgeStub(connection), name
+        self._bridge, self._name = stub(connection, gateway_pb2, "LLBBridge"), name
 
     async def read(self, definition: pb.Definition, path: str) -> str:
         metadata = {BUILD: self._name}
@@ -79,7 +79,7 @@ async def front_end(host: Host) -> AsyncIterator[Front]:
     async with channel(host.socket) as connection:
         name = f"test{secrets.token_hex(10)}"
         request = control_pb2.SolveRequest(ref=name, internal=True)
-        solving = asyncio.ensure_future(control_grpc.ControlStub(connection).Solve(request))
+        solving = asyncio.ensure_future(stub(connection, control_pb2, "Control").Solve(request))
         try:
             yield Front(connection, name)
         finally:

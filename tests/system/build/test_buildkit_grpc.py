@@ -23,9 +23,9 @@ import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
-from daemon.build.proto import control_grpc, control_pb2, gateway_grpc, gateway_pb2, health_grpc, health_pb2
+from daemon.build.proto import control_pb2, gateway_pb2, health_pb2
 from daemon.build.proto import ops_pb2 as pb
-from tests.system.build.grpc_peer import channel, upgraded
+from tests.system.build.grpc_peer import channel, stub, upgraded
 from tests.system.host import REPOSITORY, Host
 
 BUILD = "buildkit-controlapi-buildid"
@@ -62,7 +62,7 @@ def ref() -> str:
     return f"test{secrets.token_hex(10)}"
 
 
-async def followed(control: control_grpc.ControlStub, name: str) -> list[control_pb2.StatusResponse]:
+async def followed(control: Any, name: str) -> list[control_pb2.StatusResponse]:
     async with control.Status.open() as stream:
         await stream.send_message(control_pb2.StatusRequest(ref=name), end=True)
         return [message async for message in stream]
@@ -71,7 +71,7 @@ async def followed(control: control_grpc.ControlStub, name: str) -> list[control
 async def test_a_definition_is_solved_and_followed(host: Host) -> None:
     """Whoever asks for the status before the build is there waits for it; after its end the record tells the same."""
     async with channel(host.socket) as connection:
-        control = control_grpc.ControlStub(connection)
+        control = stub(connection, control_pb2, "Control")
         name = ref()
         following = asyncio.ensure_future(followed(control, name))
         await asyncio.sleep(0.2)
@@ -105,8 +105,8 @@ class FrontEnd:
     """A client that is its own front end."""
 
     def __init__(self, connection: Any) -> None:
-        self.control = control_grpc.ControlStub(connection)
-        self.bridge = gateway_grpc.LLBBridgeStub(connection)
+        self.control = stub(connection, control_pb2, "Control")
+        self.bridge = stub(connection, gateway_pb2, "LLBBridge")
         self.name = ref()
         self.solving: asyncio.Future[control_pb2.SolveResponse] = asyncio.ensure_future(
             self.control.Solve(control_pb2.SolveRequest(ref=self.name, internal=True))
@@ -192,10 +192,10 @@ async def test_what_a_front_end_fails_of_is_the_builds_error(host: Host) -> None
 
 async def test_refusals(host: Host) -> None:
     async with channel(host.socket) as connection:
-        control = control_grpc.ControlStub(connection)
-        health = await health_grpc.HealthStub(connection).Check(health_pb2.HealthCheckRequest())
+        control = stub(connection, control_pb2, "Control")
+        health = await stub(connection, health_pb2, "Health").Check(health_pb2.HealthCheckRequest())
         assert health.status == health_pb2.HealthCheckResponse.ServingStatus.SERVING
-        bridge = gateway_grpc.LLBBridgeStub(connection)
+        bridge = stub(connection, gateway_pb2, "LLBBridge")
         with pytest.raises(GRPCError, match="no buildid"):
             await bridge.Solve(gateway_pb2.SolveRequest())
         garbage = pb.Definition(ops=[b"\xff\xff"])

@@ -11,7 +11,7 @@ import urllib.parse
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
-from daemon.build.session.http2 import Connection, Headers, Stream
+from daemon.rpc.http2 import Connection, Headers, Stream
 from storage import errors
 from storage.errors import DataCorrupted, Internal, PydError
 

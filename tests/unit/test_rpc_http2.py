@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.build.session import http2
-from daemon.build.session.grpc import Call, call, unary
-from daemon.build.session.http2 import Connection
+from daemon.rpc import http2
+from daemon.rpc.calls import Call, call, unary
+from daemon.rpc.http2 import Connection
 from storage.errors import DataCorrupted, Internal, NotFound, PydError, Unavailable
 
 
