@@ -17,7 +17,7 @@ from daemon.build.frontend.imageconfig import readable
 from daemon.build.frontend.stages import Built, Step
 from daemon.build.graph import Exec, File, Source, digest_of
 from daemon.build.request import BuildRequest
-from daemon.build.solver.run import ProcessFailed
+from daemon.build.solver.processes import ProcessFailed
 from daemon.build.solver.solve import StepFailed
 from daemon.build.steps import Progress
 from daemon.containers.context import Context
