@@ -210,7 +210,8 @@ async def _resolve_source(
     answer = gateway_pb2.ResolveSourceMetaResponse(source=request.source)
     scheme, _, name = request.source.identifier.partition("://")
     if scheme == "docker-image":
-        found = await bridge.image(name, _platform(request), request.resolve_mode)
+        policies = request.source_policies
+        found = await bridge.image(name, _platform(request), request.resolve_mode, policies)
         answer.source.identifier = f"docker-image://{found.name}"
         answer.image.digest = found.digest
         if not request.image.no_config:

@@ -22,6 +22,7 @@ from daemon.images.model import chain_ids
 from storage.gc import Lease
 
 if TYPE_CHECKING:
+    from daemon.build.sources.policy import SourcePolicies
     from daemon.containers.context import Context
     from daemon.images.model import AuthConfig
     from daemon.images.store import ImageStore
@@ -153,6 +154,8 @@ class Job:
     """`network.host`, `security.insecure`: what steps may have because the user said --allow."""
     resolver: ImageSource | None = None
     """Where images come from that nobody resolved before the graph was solved."""
+    policy: SourcePolicies | None = None
+    """What the client says of sources; asked when an image's name is resolved and when a graph is solved."""
     progress: dict[str, Progress] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     """Digests of vertices to the keys that the cache knows their results by; the solver notes them."""

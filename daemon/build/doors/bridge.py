@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from daemon.build.doors.gateway import Order
     from daemon.build.llb import Known
     from daemon.build.proto import ops_pb2 as pb
+    from daemon.build.proto.policy_pb2 import Policy
     from daemon.build.session.sessions import Session
+    from daemon.build.sources.policy import SourcePolicies
     from daemon.containers.context import Context
 
 CONFIG, PLATFORMS, EPOCH = "containerimage.config", "refs.platforms", "source.date.epoch"
@@ -187,6 +189,8 @@ class Bridge:
         exporting.check(order.exporters)
         remotecache.check(order.cache_exports)
         requests = attest.parse(order.attrs)
+        if order.policy is not None:
+            self.job.policy = self._policies([order.policy])
         if self._body is not None:
             await self._receive(self._body)
         if order.cache_imports:
@@ -211,6 +215,14 @@ class Bridge:
             answer |= await remotecache.export_caches(self._bench, job, outcome, rest, session)
         told = {name: value for name, value in returned.metadata.items() if name.startswith("frontend.")}
         return answer | {name: value.decode("utf-8", "replace") for name, value in told.items()}
+
+    def _policies(self, more: Sequence[Policy]) -> SourcePolicies | None:
+        """The build's own, and those of one call."""
+        if not more:
+            return self.job.policy
+        from daemon.build.sources.policy import SourcePolicies
+
+        return (self.job.policy or SourcePolicies()).and_also(more)
 
     async def _receive(self, body: AsyncIterator[bytes]) -> None:
         """The context from a request's body, without what .dockerignore names."""
@@ -279,9 +291,13 @@ class Bridge:
             locals=_locals(job),
             images=images,
             sources=tuple(sources),
-            outputs=tuple(ref.output if ref else None for _, ref in returned.each()),
+            outputs=tuple(self._read(ref.output if ref else None) for _, ref in returned.each()),
             scans=tuple(ref.scans if ref else {} for _, ref in returned.each()),
         )
+
+    def _read(self, output: Output | None) -> Output | None:
+        """With the sources that were read."""
+        return self.job.policy.applied([output])[0] if self.job.policy else output
 
     done: tuple[Outcome, BuildRecord] | None = None
     """What was solved."""
@@ -335,10 +351,16 @@ class Bridge:
         inputs: Mapping[str, pb.Definition],
         *,
         evaluate: bool = False,
+        policies: Sequence[Policy] = (),
     ) -> FrontResult:
-        """References for a definition, or for what a front end makes of its attributes."""
+        """References for a definition, or for what a front end makes of its attributes.
+
+        `policies`: for the definition, besides the build's own.
+        """
         await asyncio.shield(self._ready)
         found = await self._solved(frontend, attrs, definition, inputs)
+        if policies and not frontend and found.ref is not None and (under := self._policies(policies)):
+            found = FrontResult(ref=self._keep(under.applied([found.ref.output])[0]))
         if evaluate:
             await self._trees([ref for _, ref in found.each()])
         return found
@@ -442,14 +464,17 @@ class Bridge:
         tree = self._bench.overlay(await self.evaluate(id))
         return await self._bench.workshop.call(operation, tree=tree, **arguments)
 
-    async def image(self, name: str, platform: Platform | None, mode: str) -> ImageFound:
-        """What an image's name means, and its configuration."""
+    async def image(
+        self, name: str, platform: Platform | None, mode: str, policies: Sequence[Policy] = ()
+    ) -> ImageFound:
+        """What an image's name means, and its configuration. `policies`: besides the build's own."""
         from daemon.build.sources.images import Images
 
         await asyncio.shield(self._ready)
         images = Images(
-            self._bench, self.job, self._ctx, mode or "default", self.job.credentials, self.job.step
-        )
+            self._bench, self.job, self._ctx, mode or "default", self.job.credentials, self.job.step,
+            policy=self._policies(policies),
+        )  # fmt: skip
         found = await images.image(name, str(platform) if platform else "")
         pinned = found.identifier.removeprefix("docker-image://")
         config = json.dumps(found.config, separators=(",", ":")).encode()

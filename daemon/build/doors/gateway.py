@@ -21,6 +21,7 @@ from storage.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     from daemon.build.proto import ops_pb2 as pb
+    from daemon.build.proto import policy_pb2 as policies
     from daemon.containers.context import Context
 
 WAITING = 5.0
@@ -42,6 +43,8 @@ class Order:
     cache_imports: tuple[CacheSpec, ...] = ()
     cache_exports: tuple[CacheSpec, ...] = ()
     entitlements: frozenset[str] = frozenset()
+    policy: policies.Policy | None = None
+    """Which sources may be read, and what instead."""
     internal: bool = False
     """Not for the history."""
 

@@ -24,9 +24,9 @@ from daemon.build.frontend.stages import NamedContext
 from daemon.build.graph import About, CopyFiles, File, Output, Source, Vertex
 from daemon.build.solver.solve import Solver
 from daemon.build.sources import gitrefs
-from daemon.build.sources.images import Images
+from daemon.build.sources.images import Images, NoImage
 from daemon.images import platforms, reference
-from storage.errors import InvalidArgument, NotFound
+from storage.errors import Forbidden, InvalidArgument, NotFound
 
 IGNORE = ".dockerignore"
 _HEAD = 1024
@@ -149,7 +149,10 @@ class Sources:
                     follow.append(fallback)
                 shown = f"[internal] load build definition from {name}"
                 source = self.directory(options.dockerfile_local, shown, follow=tuple(follow))
-        data = await self.trees.read(source, name)
+        try:
+            data = await self.trees.read(source, name)
+        except Forbidden as error:
+            raise Forbidden(f"failed to read dockerfile: {error}") from None
         if data is None and (fallback := _lowered(name)) is not None:
             data = await self.trees.read(source, fallback)
         if data is None:
@@ -221,7 +224,10 @@ class Named:
     async def _image(self, key: str, text: str, platform: str) -> NamedContext:
         if text == "scratch":
             return NamedContext(None)
-        image = await self._sources.images.image(text, platform, label=f"context {key}")
+        try:
+            image = await self._sources.images.image(text, platform, label=f"context {key}")
+        except NoImage as changed:
+            return await self._load(key, key, changed.identifier.replace("://", ":", 1), platform)
         foreign = "" if platform in ("", str(platforms.local())) else platform
         has_layers = bool((image.config.get("rootfs") or {}).get("diff_ids"))
         source = Source(image.identifier, (), foreign)

@@ -91,6 +91,8 @@ class Solver:
         return await self._until_found(outputs, layers=True)
 
     async def _until_found(self, outputs: Sequence[Output | None], *, layers: bool) -> list[Result]:
+        if self._job.policy is not None:
+            outputs = self._job.policy.applied(outputs)
         while True:
             try:
                 return await self._solve(outputs, layers=layers)

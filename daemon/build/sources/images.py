@@ -23,10 +23,11 @@ from daemon.images import platforms, reference
 from daemon.images.model import AuthConfig, Image, chain_ids
 from daemon.images.platforms import Platform
 from daemon.images.reference import Reference
-from storage.errors import Internal, InvalidArgument, NotFound, PydError
+from storage.errors import Forbidden, Internal, InvalidArgument, NotFound, PydError
 from storage.gc import Blob, Layer
 
 if TYPE_CHECKING:
+    from daemon.build.sources.policy import SourcePolicies
     from daemon.containers.context import Context
     from daemon.images.fetch import Fetch
 
@@ -64,6 +65,14 @@ _COMPLETE = ("Pull complete", "Already exists")
 _SHOWN = ("Downloading", "Extracting", "Download complete", *_COMPLETE)
 
 
+class NoImage(Forbidden):
+    """A policy made something else of an image."""
+
+    def __init__(self, text: str, name: Reference, identifier: str) -> None:
+        self.identifier = identifier
+        super().__init__(f"{text}: ref mutated by policy to non-image: {PREFIX}{name} -> {identifier}")
+
+
 @contextlib.asynccontextmanager
 async def unseen(name: str) -> AsyncIterator[None]:
     yield
@@ -85,6 +94,8 @@ class Images:
     steps: Steps = unseen
     several: bool = False
     """Of several platforms: steps' names tell which."""
+    policy: SourcePolicies | None = None
+    """None: the build's own."""
     _known: dict[tuple[str, str], ResolvedImage] = field(default_factory=dict)
     _fetches: dict[tuple[str, str], Fetch] = field(default_factory=dict)
     _layouts: dict[tuple[str, str], Layout] = field(default_factory=dict)
@@ -144,14 +155,29 @@ class Images:
         return await bring(self.bench, self.job, found)
 
     async def _resolve(self, text: str, platform: str, mode: str, label: str = "internal") -> ResolvedImage:
-        name = reference.parse(text).with_default_tag()
+        asked = reference.parse(text).with_default_tag()
+        name = self._allowed(text, asked)
         shown = f"{platform} {label}" if platform and self.several and label == "internal" else label
-        async with self.steps(f"[{shown}] load metadata for {name}"):
+        async with self.steps(f"[{shown}] load metadata for {asked}"):
             wanted = platforms.parse(platform) if platform else None
             image = None if mode == PULL else self._local(name, wanted)
             if image is not None:
                 return self._held(name, platform, image)
             return await self._remote(text, name, platform, wanted)
+
+    def _allowed(self, text: str, name: Reference) -> Reference:
+        """The image that the client's policies want read. Forbidden; NoImage when that is no image."""
+        policy = self.policy or self.job.policy
+        if policy is None:
+            return name
+        try:
+            identifier, _ = policy.evaluate(f"{PREFIX}{name}", {})
+        except Forbidden as error:
+            reason = f"could not resolve image due to policy: {error}"
+            raise Forbidden(f"{text}: failed to resolve source metadata for {name}: {reason}") from None
+        if not identifier.startswith(PREFIX):
+            raise NoImage(text, name, identifier)
+        return reference.parse(identifier.removeprefix(PREFIX)).with_default_tag()
 
     def _local(self, name: Reference, platform: Platform | None) -> Image | None:
         """By its name, or by its digest alone: what was local may have no name in a registry."""
