@@ -29,6 +29,18 @@ def lower_parameters(directories: list[str], *, one_by_one: bool = ONE_BY_ONE) -
     return [("lowerdir", ":".join(escaped))]
 
 
+def forget_volatile(work: str) -> None:
+    """Remove the mark that a volatile mount leaves in its work directory, and by which the kernel refuses the next
+    mount: after a crash of the machine the tree may have holes (overlayfs.rst, "Volatile mount"). Nobody mounts
+    one again after that; who mounts it again has stopped the container and starts it anew."""
+    mark = f"{work}/work/incompat/volatile"
+    try:
+        os.unlink(f"{mark}/dirty")
+        os.rmdir(mark)
+    except FileNotFoundError:
+        pass  # not mounted before
+
+
 def split(parameters: Parameters, *, one_by_one: bool = ONE_BY_ONE) -> Parameters:
     """`lowerdir=A:B` of an OCI mount as the kernel takes it: fsconfig(2) allows no more than 256 bytes for each.
 

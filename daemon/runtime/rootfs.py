@@ -112,7 +112,8 @@ def _root(root: Object, bundle: str) -> Operation:
     work = get_string(overlay, "work", "root.overlay.work") or None
     if (upper is None) != (work is None):
         raise SpecError("root.overlay", "upper and work are given together or not at all")
-    return ops.OverlayRoot(lower, upper, work, path if os.path.isdir(path) else bundle)
+    volatile = get_bool(overlay, "volatile", "root.overlay.volatile")
+    return ops.OverlayRoot(lower, upper, work, path if os.path.isdir(path) else bundle, volatile=volatile)
 
 
 def _mount(entry: Object, index: int, bundle: str, namespaces: Namespaces) -> Operation:

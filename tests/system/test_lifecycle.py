@@ -355,6 +355,16 @@ def test_auto_remove_leaves_nothing(host: Host) -> None:
     assert host.curl("GET", f"/volumes/{volume}")[0] == 404
 
 
+def test_what_is_removed_at_its_end_is_not_synced_to_disk_and_can_be_restarted(host: Host) -> None:
+    script = "grep -q ' / .*volatile' /proc/mounts && echo volatile; cat /kept; echo kept > /kept; exec sleep 1000"
+    for name, *flags in (("passing", "--rm"), ("lasting",)):
+        host.docker("run", "-d", "--name", name, *flags, "busybox", "sh", "-c", script)
+        host.docker("restart", "-t", "0", name)
+        until(lambda name=name: "kept" in host.docker("logs", name), "what its first life wrote")  # type: ignore[misc]
+        marked = host.docker("logs", name).count("volatile")
+        assert marked == (2 if name == "passing" else 0)
+
+
 def test_times_of_a_life(host: Host) -> None:
     never = "0001-01-01T00:00:00Z"
     host.docker("create", "--name", "c1", "busybox", "sh", "-c", "sleep 0.5; exit 5")

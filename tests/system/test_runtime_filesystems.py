@@ -138,6 +138,16 @@ def test_overlay_root_is_mounted_by_init_alone(bundle: Bundle, tmp_path: Path) -
         assert (upper / "written").read_text() == "from the top layer"
 
 
+def test_a_volatile_overlay_is_mounted_again_after_its_end(bundle: Bundle, tmp_path: Path) -> None:
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    overlay = {"lower": [str(bundle.root)], "upper": f"{tmp_path}/upper", "work": f"{tmp_path}/work"}
+    bundle.spec["root"] = {"path": "absent", "overlay": {**overlay, "volatile": True}}
+    script = "grep -c ' / .*volatile' /proc/mounts; cat /n; echo here > /n"
+    assert bundle.shell(script).output == "1\n"
+    assert bundle.shell(script).ok() == "1\nhere"
+
+
 def test_devices_of_the_specification(bundle: Bundle) -> None:
     bundle.spec["linux"]["devices"] = [
         {

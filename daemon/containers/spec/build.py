@@ -18,6 +18,7 @@ from daemon.containers.merge import environment
 from daemon.containers.model import Container, MountPoint
 from daemon.containers.spec import devices, resources, security
 from daemon.containers.spec.users import Identity
+from daemon.containers.wire import HostConfig
 from storage.errors import InvalidArgument
 from storage.snapshots import OverlayMount
 
@@ -55,7 +56,7 @@ def build(container: Container, around: Surroundings, config: DaemonConfig) -> d
     spec: dict[str, Any] = {
         "ociVersion": OCI_VERSION if container.runtime == "pyd" else OCI_VERSION_FOREIGN,
         "process": _process(container, around, config),
-        "root": {"path": around.rootfs, "readonly": bool(host.get("ReadonlyRootfs"))} | around.root.to_spec(),
+        "root": _root(host, around),
         "mounts": _mounts(container, around, config, options),
         "hostname": around.hostname,
         "annotations": host.get("Annotations") or {},
@@ -76,6 +77,15 @@ def build(container: Container, around: Surroundings, config: DaemonConfig) -> d
     security.apply(spec, host, options)
     spec["linux"] = {k: v for k, v in spec["linux"].items() if v not in ("", {}, None)}
     return spec
+
+
+def _root(host: HostConfig, around: Surroundings) -> dict[str, Any]:
+    """The writable layer of a container that is removed at its end, or at the daemon's next start, has no reader
+    after a power cut: it is not synced, which would make each end wait for the disk."""
+    root = {"path": around.rootfs, "readonly": bool(host.get("ReadonlyRootfs"))} | around.root.to_spec()
+    if "overlay" in root and host.get("AutoRemove"):
+        root["overlay"] |= {"volatile": True}
+    return root
 
 
 def cgroups_path(container: Container, config: DaemonConfig) -> str:
