@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import subprocess
 import tarfile
 import urllib.request
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.system.build import peers
 from tests.system.build.plugins import Buildx
 from tests.system.images_registry import docker_registry, htpasswd
 
@@ -270,35 +270,26 @@ def test_refusals_come_before_the_build(buildx: Buildx) -> None:
         assert result.returncode != 0 and text in result.stderr.decode(), result.stderr.decode()
 
 
-PEER = Path(os.environ.get("PEERS", "/var/tmp/peers")) / "run/docker.sock"
-
-
 def test_dockerd_and_pyd_read_each_other(buildx: Buildx, tmp_path: Path) -> None:
-    """What is exported here is loaded there, run, saved, and is the same image when it comes back."""
-    peer = ["docker", "-H", f"unix://{PEER}"]
-    if subprocess.run([*peer, "version"], capture_output=True, check=False).returncode:
-        pytest.skip("no dockerd beside us: ../shared/peers up")
-    files = {"Dockerfile": "FROM busybox\nRUN echo made > /made\n"}
-    archive, back = tmp_path / "there.tar", tmp_path / "back.tar"
-    buildx.docker(
-        "buildx",
-        "build",
-        "-t",
-        "pyd-outputs:1",
-        "-o",
-        f"type=docker,dest={archive}",
-        str(buildx.context(files)),
-    )
-    subprocess.run([*peer, "load", "-i", str(archive)], check=True, stdout=subprocess.DEVNULL)
-    try:
-        command = [*peer, "run", "--rm", "--network", "none", "pyd-outputs:1", "cat", "/made"]
-        assert subprocess.run(command, check=True, capture_output=True).stdout == b"made\n"
-        subprocess.run([*peer, "save", "-o", str(back), "pyd-outputs:1"], check=True)
-    finally:
-        subprocess.run([*peer, "rmi", "pyd-outputs:1"], check=True, stdout=subprocess.DEVNULL)
-    with tarfile.open(archive) as tar:
-        config = json.load(tar.extractfile("manifest.json"))[0]["Config"]  # type: ignore[arg-type]
-    buildx.docker("load", "-i", str(back))
-    assert json.loads(buildx.docker("image", "inspect", "pyd-outputs:1"))[0]["Id"] == "sha256:" + config[-64:]
-    assert buildx.docker("run", "--rm", "--network", "none", "pyd-outputs:1", "cat", "/made") == "made\n"
-    buildx.docker("rmi", "pyd-outputs:1")
+    """Our archive has the bytes that dockerd read and ran; what it saved of that is the same image here."""
+    told = peers.Exchange.of(json.loads(peers.EXCHANGED.read_text()))
+    archive = tmp_path / "ours.tar"
+    peers.ours(buildx, archive)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert digest == told.archive, "dockerd knows another archive of ours: python -m tests.system.build.peers"
+    assert buildx.docker("load", "-i", str(archive)) == told.loaded
+    for come in (archive, peers.ARCHIVE):
+        buildx.docker("load", "-i", str(come))
+        assert json.loads(buildx.docker("image", "inspect", peers.TAG))[0]["Id"] == told.id
+        assert buildx.docker("run", "--rm", "--network", "none", peers.TAG) == told.wrote
+        buildx.docker("rmi", peers.TAG)
+
+
+@pytest.mark.peer
+def test_dockerd_still_says_so(buildx: Buildx, tmp_path: Path) -> None:
+    peers.ours(buildx, tmp_path / "ours.tar")
+    told = peers.exchange(tmp_path / "ours.tar", tmp_path / "back.tar")
+    assert told == peers.Exchange.of(json.loads(peers.EXCHANGED.read_text()))
+    buildx.docker("load", "-i", str(tmp_path / "back.tar"))
+    assert buildx.docker("run", "--rm", "--network", "none", peers.TAG) == told.wrote
+    buildx.docker("rmi", peers.TAG)

@@ -73,6 +73,7 @@ def test_the_classic_door_makes_the_same(kind: Kind, ours: Engine, make: Make) -
     alike(kind, only(image, kind.recorded), recording.read(kind))
 
 
+@pytest.mark.peer
 @kinds(PEERS, quick=True)
 def test_a_buildkit_beside_us_makes_the_same(
     kind: Kind,
