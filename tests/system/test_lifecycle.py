@@ -356,7 +356,9 @@ def test_auto_remove_leaves_nothing(host: Host) -> None:
 
 
 def test_what_is_removed_at_its_end_is_not_synced_to_disk_and_can_be_restarted(host: Host) -> None:
-    script = "grep -q ' / .*volatile' /proc/mounts && echo volatile; cat /kept; echo kept > /kept; exec sleep 1000"
+    script = (
+        "grep -q ' / .*volatile' /proc/mounts && echo volatile; cat /kept; echo kept > /kept; exec sleep 1000"
+    )
     for name, *flags in (("passing", "--rm"), ("lasting",)):
         host.docker("run", "-d", "--name", name, *flags, "busybox", "sh", "-c", script)
         host.docker("restart", "-t", "0", name)

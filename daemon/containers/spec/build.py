@@ -82,7 +82,8 @@ def build(container: Container, around: Surroundings, config: DaemonConfig) -> d
 def _root(host: HostConfig, around: Surroundings) -> dict[str, Any]:
     """The writable layer of a container that is removed at its end, or at the daemon's next start, has no reader
     after a power cut: it is not synced, which would make each end wait for the disk."""
-    root = {"path": around.rootfs, "readonly": bool(host.get("ReadonlyRootfs"))} | around.root.to_spec()
+    root: dict[str, Any] = {"path": around.rootfs, "readonly": bool(host.get("ReadonlyRootfs"))}
+    root |= around.root.to_spec()
     if "overlay" in root and host.get("AutoRemove"):
         root["overlay"] |= {"volatile": True}
     return root
