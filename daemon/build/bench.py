@@ -187,6 +187,19 @@ class Job:
             found = self.progress[vertex.digest] = Progress(vertex, notify=self.feed.note)
         return found
 
+    def unseen(self, vertex: Vertex) -> Progress:
+        """The progress of what is begun before it is known to be wanted: shown when `show` says so."""
+        return self.progress.setdefault(vertex.digest, Progress(vertex))
+
+    def show(self, progress: Progress) -> None:
+        progress.notify = self.feed.note
+        self.feed.note(progress)
+
+    def forget(self, progress: Progress) -> None:
+        """What was begun was not wanted."""
+        if self.progress.get(progress.digest) is progress:
+            del self.progress[progress.digest]
+
     @contextlib.asynccontextmanager
     async def step(self, name: str) -> AsyncIterator[Progress]:
         """Shows what is no operation of the graph ("exporting to image") as a vertex of its own.

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import errno
 import os
 import socket
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.dockerfile.source import MAX_SIZE
 from daemon.build.files import actions, direct, hashing, layers, sources, stacking
-from daemon.build.files.looking import Looking
+from daemon.build.files.looking import Looking, small_file
 from daemon.build.session.operations import SessionOperations
 from daemon.images.transfer.compression import Decompressed
 from daemon.images.transfer.confine import die_with_parent, no_new_privileges
@@ -140,7 +138,8 @@ class Files:
 
         def work() -> str | None:
             with opened(tree) as root:
-                return None if root is None else _content(root, path, limit)
+                found = None if root is None else small_file(root, path, limit)
+            return None if found is None else base64.b64encode(found).decode()
 
         return await asyncio.to_thread(work)
 
@@ -272,23 +271,8 @@ def _prune(directory: Path, patterns: list[str]) -> None:
 
 def _read(directory: str, path: str, limit: int) -> str | None:
     with Root(Path(directory)) as root:
-        return _content(root, path, limit)
-
-
-def _content(root: Root, path: str, limit: int) -> str | None:
-    try:
-        fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return None
-        raise
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        data = file.read(limit + 1 if limit > 0 else -limit)
-    if 0 < limit < len(data):
-        raise InvalidArgument(f"{path} is larger than {limit >> 20} MiB")
-    return base64.b64encode(data).decode()
+        found = small_file(root, path, limit)
+    return None if found is None else base64.b64encode(found).decode()
 
 
 def _store_dockerfile(stream: _Joined, directory: Path) -> None:

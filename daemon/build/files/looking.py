@@ -11,8 +11,9 @@ import errno
 import fnmatch
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from daemon.build.session.listing import go_mode
@@ -23,6 +24,29 @@ MOST = 15 << 20
 """Bytes of a file in one answer: clients take messages of 16 MB."""
 Report = Callable[[dict[str, Any]], None]
 Opened = Callable[[dict[str, Any] | None], AbstractContextManager[Root | None]]
+
+
+def small_file(root: Root, path: str, limit: int) -> bytes | None:
+    """A regular file's bytes; None: there is none. InvalidArgument beyond `limit`; below 0: that much of its begin."""
+    try:
+        fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        data = file.read(limit + 1 if limit > 0 else -limit)
+    if 0 < limit < len(data):
+        raise InvalidArgument(f"{path} is larger than {limit >> 20} MiB")
+    return data
+
+
+def small_files(directory: Path, paths: Sequence[str], limit: int) -> list[bytes | None]:
+    """Of a directory, resolved beneath it."""
+    with Root(directory) as root:
+        return [small_file(root, path, limit) for path in paths]
 
 
 class Looking:

@@ -10,15 +10,17 @@ Source: BuildKit frontend/dockerui (context.go, namedcontext.go).
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from daemon.build.bench import Bench, Job, Result
+from daemon.build.bench import SCRATCH, Bench, Job, Result
 from daemon.build.dockerfile.ignore import lines
 from daemon.build.dockerfile.source import MAX_SIZE
+from daemon.build.files.looking import small_files
 from daemon.build.frontend.options import Options
 from daemon.build.frontend.stages import NamedContext
 from daemon.build.graph import About, CopyFiles, File, Output, Source, Vertex
@@ -41,20 +43,54 @@ class Trees:
 
     bench: Bench
     job: Job
-    known: dict[tuple[str, int], Result] = field(default_factory=dict)
+    known: dict[tuple[str, int], asyncio.Task[Result]] = field(default_factory=dict)
 
-    async def of(self, output: Output) -> Result:
+    def begin(self, output: Output) -> asyncio.Task[Result]:
         key = (output.vertex.digest, output.index)
         if key not in self.known:
-            (self.known[key],) = await Solver(self.bench, self.job).trees([output])
+            self.known[key] = asyncio.ensure_future(self._solved(output))
         return self.known[key]
 
-    async def read(self, output: Output | None, path: str, limit: int = MAX_SIZE) -> bytes | None:
-        """A small file; None when there is none."""
-        if output is None or (tree := self.bench.overlay(await self.of(output))) is None:
-            return None
-        found = await self.bench.workshop.call("peek", tree=tree, path=path, limit=limit)
+    async def of(self, output: Output) -> Result:
+        return await self.begin(output)
+
+    async def _solved(self, output: Output) -> Result:
+        return (await Solver(self.bench, self.job).trees([output]))[0]
+
+    async def read(self, output: Output | None, *paths: str, limit: int = MAX_SIZE) -> list[bytes | None]:
+        """Small files; None for each that is not there."""
+        tree = SCRATCH if output is None else await self.of(output)
+        if tree.directory is not None:
+            return await asyncio.to_thread(small_files, tree.directory, paths, limit)
+        mount = self.bench.overlay(tree)
+        return [None if mount is None else await self._peek(mount, path, limit) for path in paths]
+
+    async def _peek(self, mount: dict[str, Any], path: str, limit: int) -> bytes | None:
+        found = await self.bench.workshop.call("peek", tree=mount, path=path, limit=limit)
         return None if found is None else base64.b64decode(found)
+
+
+class _Ahead:
+    """A tree that is fetched before it is known to be wanted; who looks at the build sees it when it is."""
+
+    def __init__(self, trees: Trees, output: Output) -> None:
+        self._trees, self.output = trees, output
+        self._progress = trees.job.unseen(output.vertex)
+        self._task = trees.begin(output)
+        self._shown = False
+        trees.job.stack.push_async_callback(self.unwanted)
+
+    def wanted(self) -> Output:
+        self._shown = True
+        self._trees.job.show(self._progress)
+        return self.output
+
+    async def unwanted(self) -> None:
+        """Idempotent; nothing once it is wanted."""
+        if not self._shown:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._trees.job.forget(self._progress)
 
 
 @dataclass
@@ -77,6 +113,7 @@ class Sources:
         self._job, self.inputs = job, inputs
         self._ignore: list[str] | None = None
         self._beside: bytes | None = None
+        self._ahead: _Ahead | None = None
 
     # -- the client's directories
 
@@ -138,6 +175,8 @@ class Sources:
 
     async def dockerfile(self, context: Context) -> tuple[str, bytes, Output | None]:
         """Its name, its bytes and where it came from; notes the .dockerignore that lies beside it."""
+        if context.local and self._ahead is None:
+            self._ahead = _Ahead(self.trees, self._ignore_source())  # the client is asked for both at once
         options = self.options
         name = context.filename
         source = context.output
@@ -150,15 +189,21 @@ class Sources:
                 shown = f"[internal] load build definition from {name}"
                 source = self.directory(options.dockerfile_local, shown, follow=tuple(follow))
         try:
-            data = await self.trees.read(source, name)
+            data, self._beside = await self.trees.read(source, name, f"{name}.dockerignore")
         except Forbidden as error:
             raise Forbidden(f"failed to read dockerfile: {error}") from None
         if data is None and (fallback := _lowered(name)) is not None:
-            data = await self.trees.read(source, fallback)
+            (data,) = await self.trees.read(source, fallback)
         if data is None:
             raise NotFound(f"failed to read dockerfile: open {name}: no such file or directory")
-        self._beside = await self.trees.read(source, f"{name}.dockerignore")
+        if self._beside is not None and self._ahead is not None:
+            await self._ahead.unwanted()
         return name, data, source
+
+    def _ignore_source(self) -> Output:
+        name = self.options.context_local
+        hint, shown = f"{name}-{IGNORE}", f"[internal] load {IGNORE}"
+        return self.directory(name, shown, follow=(IGNORE,), hint=hint)
 
     async def ignored(self, context: Context) -> list[str]:
         """Patterns of the .dockerignore for the client's directory."""
@@ -167,10 +212,8 @@ class Sources:
         if self._ignore is None:
             data = self._beside
             if data is None:
-                name = self.options.context_local
-                hint, shown = f"{name}-{IGNORE}", f"[internal] load {IGNORE}"
-                source = self.directory(name, shown, follow=(IGNORE,), hint=hint)
-                data = await self.trees.read(source, IGNORE)
+                source = self._ahead.wanted() if self._ahead else self._ignore_source()
+                (data,) = await self.trees.read(source, IGNORE)
             self._ignore = lines((data or b"").decode("utf-8", "replace"))
         return self._ignore
 
@@ -249,7 +292,8 @@ class Named:
     async def _local(self, key: str, name: str, paths: frozenset[str]) -> Output:
         sources = self._sources
         hint, shown = f"context:{key}-{IGNORE}", f"[context {key}] load {IGNORE}"
-        data = await sources.trees.read(sources.directory(name, shown, follow=(IGNORE,), hint=hint), IGNORE)
+        source = sources.directory(name, shown, follow=(IGNORE,), hint=hint)
+        (data,) = await sources.trees.read(source, IGNORE)
         exclude = tuple(lines((data or b"").decode("utf-8", "replace")))
         shown = f"[context {key}] load from client"
         return sources.directory(name, shown, follow=followed(paths), exclude=exclude, hint=f"context:{key}-")

@@ -31,6 +31,8 @@ from daemon.build.upkeep.cache import identifier
 TREE = "tree"
 _META = "meta.json"
 _REMOVED = "removed-"
+REMEMBERED = 60 * 10**9
+"""Nanoseconds of use that a crash may forget, where nothing but the time of use has changed."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 Fill = Callable[[Path, int, Path | None, bool, bool], Awaitable[dict[str, int]]]
 """(directory, number, base, in place, own) to what receive.Receiver.finish() gives."""
@@ -51,6 +53,8 @@ class Kept:
     used: int = 0
     """Nanoseconds, as `created`."""
     uses: int = 0
+    noted: int = 0
+    """When meta.json was written."""
     boot: str = ""
 
     @property
@@ -79,12 +83,15 @@ class Contexts:
         family = _digest([shared, name])
         key = _digest([shared, name, *[list(each) for each in patterns]])
         async with self._locks.setdefault(key, asyncio.Lock()):
-            known = await asyncio.to_thread(self._load)
+            known = self._known if self._known is not None else await asyncio.to_thread(self._load)
             kept = known.get(key) or Kept(key, family, name, created=time.time_ns())
             old = (key, kept.generation)
             with contextlib.ExitStack() as held:
                 kept = await self._filled(kept, known, fill, held)
-                await asyncio.to_thread(self._save, kept)
+                if old == (key, kept.generation) and kept.used - kept.noted < REMEMBERED:
+                    known[key] = kept
+                else:
+                    await asyncio.to_thread(self._save, replace(kept, noted=kept.used))
             if old != (key, kept.generation) and not self._used[old]:
                 self._discard(*old)
             return self._hold(kept)
@@ -104,7 +111,8 @@ class Contexts:
             if base is not kept:
                 held.callback(self._hold(base)[1])
         directory = self._root / kept.key
-        await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+        if not own:
+            await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
         path = self._root / base.key / str(base.generation) if base.generation else None
         in_place = own and not self._used[kept.key, kept.generation]
         number = max(kept.generation + 1, time.time_ns() // 1_000_000)  # no name is ever used again

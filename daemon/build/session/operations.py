@@ -69,14 +69,16 @@ class SessionOperations:
         """A client's directory, as contexts.Fill has it."""
         from daemon.build.session import sync
         from daemon.build.session.receive import Receiver
-        from daemon.build.session.threads import in_thread
 
         connection = self._connection(number)
         where = Path(base) if base else None
-        receiver = await in_thread(Receiver, Path(directory), generation, where, in_place=in_place, own=own)
         headers = sync.metadata(name, patterns)
-        result = await sync.receive(connection, receiver, headers, _every(report))
-        report({"current": receiver.received})
+
+        def made() -> Receiver:
+            return Receiver(Path(directory), generation, where, in_place=in_place, own=own)
+
+        result, received = await sync.receive(connection, made, headers, _every(report))
+        report({"current": received})
         return result
 
     async def session_secret(self, report: Report, number: int, id: str) -> str | None:

@@ -31,15 +31,19 @@ def metadata(name: str, patterns: Mapping[str, Sequence[str]]) -> list[tuple[str
 
 
 async def receive(
-    connection: Connection, receiver: Receiver, headers: Metadata, report: Callable[[int], None]
-) -> dict[str, Any]:
-    """Runs a receiver to its end; what it made is gone when this raises. `report`: bytes so far."""
-    try:
-        async with await call(connection, METHOD, headers) as under_way:
-            return await _run(under_way, receiver, report)
-    except BaseException:
-        await in_thread(receiver.abandon)
-        raise
+    connection: Connection, make: Callable[[], Receiver], headers: Metadata, report: Callable[[int], None]
+) -> tuple[dict[str, Any], int]:
+    """Runs a receiver, made while the client looks at its files, to its end: what that gives, and bytes received.
+
+    What it made is gone when this raises. `report`: bytes so far.
+    """
+    async with await call(connection, METHOD, headers) as under_way:
+        receiver = await in_thread(make)
+        try:
+            return await _run(under_way, receiver, report), receiver.received
+        except BaseException:
+            await in_thread(receiver.abandon)
+            raise
 
 
 async def _run(under_way: Call, receiver: Receiver, report: Callable[[int], None]) -> dict[str, Any]:
@@ -48,11 +52,14 @@ async def _run(under_way: Call, receiver: Receiver, report: Callable[[int], None
     result: dict[str, Any] | None = None
     try:
         while batch := await under_way.batch():
-            requests.add(await in_thread(receiver.take, batch))
-            report(receiver.received)
-            if receiver.complete and result is None:
-                result = await in_thread(receiver.finish)
-                await under_way.send([_FIN])
+            if result is None:
+                asked, result = await in_thread(_step, receiver, batch)
+                requests.add(asked)
+                report(receiver.received)
+                if result is not None:
+                    await under_way.send([_FIN])
+            else:
+                receiver.take(batch)  # nothing but the client's own end is left to come
             if receiver.fin:
                 await under_way.end()
         return result if result is not None else await in_thread(receiver.finish)
@@ -65,6 +72,12 @@ async def _run(under_way: Call, receiver: Receiver, report: Callable[[int], None
     finally:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+
+
+def _step(receiver: Receiver, batch: list[bytes]) -> tuple[list[int], dict[str, Any] | None]:
+    """A batch taken, and the end when that was the last: one change of threads for both."""
+    asked = receiver.take(batch)
+    return asked, receiver.finish() if receiver.complete else None
 
 
 class _Requests:
