@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from daemon.build.proto import ops_pb2, worker_pb2
 from daemon.build.upkeep import inventory
-from daemon.images import platforms
+from daemon.images import machine, platforms
 from storage.errors import NotFound
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def worker(engine: Engine) -> worker_pb2.WorkerRecord:
         labels=labels,
         platforms=[
             ops_pb2.Platform(os=each.os, architecture=each.architecture, variant=each.variant)
-            for each in platforms.runnable(platforms.local())
+            for each in machine.supported()
         ],
         gc_policy=policies,
         buildkit_version=VERSION,

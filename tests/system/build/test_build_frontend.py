@@ -10,6 +10,7 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
@@ -21,7 +22,7 @@ import pytest
 
 from tests.system.build.plugins import Buildx
 from tests.system.conftest import load_busybox
-from tests.system.host import Host
+from tests.system.host import ENVIRONMENT, REPOSITORY, Host
 
 BINFMT = "/proc/sys/fs/binfmt_misc"
 
@@ -308,3 +309,36 @@ def _sleeping() -> list[str]:
             if path.read_bytes() == b"sleep\x004711\x00":
                 found.append(path.parent.name)
     return found
+
+
+def test_the_machines_platforms_are_told(buildx: Buildx) -> None:
+    """The C library's own reading of the processor is the judge."""
+    shown = buildx.docker("buildx", "inspect")
+    told = next(line for line in shown.splitlines() if line.startswith("Platforms:")).split(":")[1]
+    levels = subprocess.run(
+        ["/lib64/ld-linux-x86-64.so.2", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    found = sorted(
+        line.split()[0][-2:] for line in levels.splitlines() if "x86-64-v" in line and "supported" in line
+    )
+    expected = ["linux/amd64", *(f"linux/amd64/{level}" for level in found), "linux/386"]
+    assert [each.strip() for each in told.split(",")][: len(expected)] == expected
+
+
+def test_a_handler_is_one_more_platform() -> None:
+    """In the kernel's own words; the handler is gone again at once."""
+    magic = "\\x7fELF\\x02\\x01\\x01" + "\\x00" * 9 + "\\x02\\x00\\xf3\\x00"
+    mask = "\\xff" * 7 + "\\x00" + "\\xff" * 8 + "\\xfe\\xff\\xff\\xff"
+    rule = f":pyd-test-riscv64:M::{magic}:{mask}:/bin/busybox:F"
+    ask = f"{sys.executable} -c 'from daemon.images.machine import supported; print(*supported())'"
+    script = (
+        f"mount -t binfmt_misc none {BINFMT}; {ask}; printf %s '{rule}' > {BINFMT}/register; "
+        f"{ask}; echo -1 > {BINFMT}/pyd-test-riscv64"
+    )
+    command = ["unshare", "-m", "bash", "-ec", script]
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=ENVIRONMENT, cwd=REPOSITORY
+    )
+    before, after = said.stdout.splitlines()
+    assert "linux/riscv64" in after.split()
+    assert set(after.split()) - set(before.split()) <= {"linux/riscv64"}
