@@ -62,6 +62,16 @@ def test_bad_patterns(pattern: str) -> None:
         Ignore([pattern])
 
 
+@pytest.mark.parametrize("text", ["", "999", "u+y", "77777", "rwx", "t", "0o755", "u+x,", "u"])
+def test_what_is_no_mode(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        modes.parse(text)
+
+
+def test_only_lines_of_a_file_lose_a_leading_slash() -> None:
+    assert not Ignore(["/d", " "]).ignored("d")
+
+
 def test_a_directory_with_an_exception_in_it_is_not_pruned() -> None:
     ignore = Ignore.of("node_modules\n!node_modules/keep/**\nbuild")
     assert not ignore.prunes("node_modules")
@@ -86,6 +96,22 @@ def test_hostile_patterns_end(pattern: str) -> None:
         ("go-rwx", 0o777, False, 0o700),
         ("g=u", 0o640, False, 0o660),
         ("u+s", 0o755, False, 0o4755),
+        ("1777", 0o600, False, 0o1777),
+        ("u=rwX,go=rX", 0o4755, False, 0o755),  # what follows was asked of BuildKit
+        ("=rw", 0o4755, False, 0o666),
+        ("=", 0o1755, True, 0o1000),
+        ("=t", 0o644, False, 0o1644),
+        ("=rwt", 0o4755, False, 0o5755),
+        ("u=t", 0o4755, False, 0o1055),
+        ("o+t", 0o644, False, 0o644),
+        ("u+t", 0o644, False, 0o1644),
+        ("+s", 0o755, False, 0o6755),
+        ("a-x+X", 0o755, False, 0o755),
+        ("a-x+X", 0o644, False, 0o644),
+        ("u=rwX,g=u,o=", 0o4755, False, 0o770),
+        ("g=u+t", 0o755, False, 0o1775),
+        ("g-u", 0o775, False, 0o705),
+        ("u+g", 0o050, False, 0o550),
     ],
 )
 def test_modes(text: str, mode: int, directory: bool, expected: int) -> None:

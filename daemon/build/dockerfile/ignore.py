@@ -42,8 +42,8 @@ class Ignore:
     """All patterns of a file, in order."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        """InvalidArgument for a pattern that is none."""
-        self.patterns = tuple(_pattern(text) for text in patterns)
+        """InvalidArgument for a pattern that is none. Empty ones are passed over."""
+        self.patterns = tuple(_pattern(text) for text in patterns if text.strip())
         self.has_exclusions = any(pattern.exclusion for pattern in self.patterns)
 
     @classmethod
@@ -135,7 +135,7 @@ def _pattern(text: str) -> Pattern:
     body = text[1:].strip() if exclusion else text
     if not body:
         raise InvalidArgument(f'illegal exclusion pattern: "{text}"')
-    body = _clean(body).removeprefix("/") or "."
+    body = _clean(body)  # one that begins with a slash matches nothing here: lines() takes it off
     return Pattern(body, exclusion, compile_glob(body))
 
 

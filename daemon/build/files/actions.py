@@ -10,7 +10,7 @@ from typing import Any
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.files import modes, owners
 from daemon.build.files.copying import Copier, explained, make_directories
-from daemon.build.files.sources import Found, find
+from daemon.build.files.sources import Found, find, is_wild
 from daemon.images.transfer.compression import Decompressed
 from storage import trees
 from storage.archive import ExtractOptions, Root, Whiteouts, extract
@@ -138,6 +138,7 @@ def _copy(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]
                 continue
             copier = Copier(source, target, owner, mode, excludes, link, includes=includes, when=when)
             copier.contents = action["contents"]
+            copier.named = not (action["wildcard"] and is_wild(path))
             copier.copy(each, into)
 
 

@@ -2,8 +2,8 @@
 
 - A directory's contents are copied, not itself; into one that exists they are merged.
 - A file goes into a target that is a directory or ends in a slash, else it becomes the target.
-- Directories on the way are made with mode 755, or the copy's where that is octal, and the copy's owner; below a
-  directory that hands on its group (setgid) they take it, and the bit.
+- Directories on the way are made with mode 755, or the copy's where that is octal (its last three digits), and
+  the copy's owner; below a directory that hands on its group (setgid) they take it, and the bit.
 - The target directory keeps its looks, or gets those of a new one; directories beneath take the source's.
 - Hard links among what is copied stay linked, modification times and attributes stay.
 
@@ -47,6 +47,8 @@ class Copier:
     excludes: Ignore | None = None
     link: bool = False
     """Files that are to look as in the source may be linked instead of copied."""
+    named: bool = False
+    """The source was written out: what was asked for by name is not excluded; what a wildcard found may be."""
     links: dict[tuple[int, int], str] = field(default_factory=dict)
     """Inodes copied that have more names: where their first name went."""
     includes: Ignore | None = None
@@ -108,7 +110,7 @@ class Copier:
 
     def _single(self, source: int, name: str, status: os.stat_result, target: str) -> None:
         where, _, last = target.rstrip("/").rpartition("/")
-        if self.excludes is not None and self.excludes.ignored(name):
+        if self.excludes is not None and not self.named and self.excludes.ignored(name):
             return
         if self.includes is not None and not self.includes.ignored(name):
             return
@@ -127,7 +129,7 @@ class Copier:
                 if not path or (self.includes is not None and not self.includes.ignored(path)):
                     continue
                 parent, _, last = path.rpartition("/")
-                fd = self._handle(handles, base, parent)
+                fd = self._handle(handles, base, parent, (source, name))
                 if stat.S_ISDIR(status.st_mode):
                     self._directory(fd, last, status, f"{target}/{path}")
                     times.append((path, status))
@@ -135,13 +137,17 @@ class Copier:
                     self.entry(directory, entry, status, fd, last, f"{target}/{path}")
             for path, status in reversed(times):
                 with contextlib.suppress(OSError):
-                    os.utime(f"/proc/self/fd/{self._handle(handles, base, path)}", ns=self._times(status))
+                    fd = self._handle(handles, base, path, (source, name))
+                    os.utime(f"/proc/self/fd/{fd}", ns=self._times(status))
         finally:
             for fd in set(handles.values()):
                 os.close(fd)
 
-    def _handle(self, handles: dict[str, int], base: int, path: str) -> int:
-        """A directory of the target by its path; few are kept open, as walks go depth first."""
+    def _handle(self, handles: dict[str, int], base: int, path: str, top: tuple[int, str]) -> int:
+        """A directory of the target by its path; few are kept open, as walks go depth first.
+
+        One that an exclusion took, but not what is in it, is made to look as that below `top`.
+        """
         fd = handles.get(path)
         if fd is not None:
             return fd
@@ -151,9 +157,11 @@ class Copier:
         parent = base
         opened = -1
         # by single names, none of them followed: no link that the tree holds is ever walked through
+        walked = top[1]
         for part in path.split("/"):
+            walked = f"{walked}/{part}"
             try:
-                following = self._enter(parent, part)
+                following = self._enter(parent, part, top[0], walked)
             finally:
                 if opened >= 0:
                     os.close(opened)
@@ -161,11 +169,11 @@ class Copier:
         handles[path] = parent
         return parent
 
-    def _enter(self, parent: int, name: str) -> int:
+    def _enter(self, parent: int, name: str, source: int, original: str) -> int:
         try:
             return os.open(name, _DIRECTORY, dir_fd=parent)
-        except FileNotFoundError:  # an exclusion took the directory, but not what is in it
-            os.mkdir(name, 0o755, dir_fd=parent)
+        except FileNotFoundError:
+            self._directory(parent, name, os.stat(original, dir_fd=source, follow_symlinks=False), original)
             return os.open(name, _DIRECTORY, dir_fd=parent)
 
     def _directory(self, parent: int, name: str, status: os.stat_result, shown: str) -> None:
@@ -308,7 +316,7 @@ def make_directories(
 
     A parent with setgid gives its group, where there is no owner, and the bit (mkdir(2)).
     """
-    wanted = mode.mode if isinstance(mode, modes.Fixed) else bits
+    wanted = mode.mode & 0o777 if isinstance(mode, modes.Fixed) else bits
     here = root.realpath(path)
     fd = root.open(".", os.O_RDONLY | os.O_DIRECTORY)
     for part in here.split("/"):

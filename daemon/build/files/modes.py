@@ -1,9 +1,18 @@
-"""`--chmod`: octal, or chmod(1)'s symbols (`u=rwX,go+x`)."""
+"""`--chmod`: octal, or symbols (`u=rwX,go+x`) as BuildKit reads them: BSD's setmode(3) with an umask of 0.
+
+A clause is compiled into commands that change a mode one after the other:
+
+    =  takes away what `who` has (its set-ID bit too; without `who` all but the sticky bit), then adds
+    t  is for u, g, a or nobody in particular, and makes the sticky bit a part of `who`; `o+t` does nothing
+    s  is each class's own set-ID bit
+    u, g, o as permissions: what the class has by then
+    X  execution for directories, and for what somebody could execute before the first clause
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +20,9 @@ from storage.errors import InvalidArgument
 
 Change = Callable[[int, bool], int]
 """(mode, whether it is a directory) to the new mode."""
+
+PATTERN = re.compile(r"0?[0-7]{1,4}|[ugoa]*([-+=][rwxXstugo]*)+(,[ugoa]*([-+=][rwxXstugo]*)+)*")
+"""Every text that is a mode."""
 
 
 @dataclass(frozen=True)
@@ -25,48 +37,87 @@ class Fixed:
 
 _CLAUSE = re.compile(r"([ugoa]*)((?:[-+=][rwxXstugo]*)+)")
 _ACTION = re.compile(r"([-+=])([rwxXstugo]*)")
+_CLASSES = {"u": 0o4700, "g": 0o2070, "o": 0o007, "a": 0o6777}
 _SHIFTS = {"u": 6, "g": 3, "o": 0}
+_LETTERS = {"r": 0o444, "w": 0o222, "x": 0o111}
+_EVERYBODY, _STICKY, _OTHERS = 0o6777, 0o1000, 0o007
+
+Command = tuple[str, int]
+"""`+`, `-` or `X` and bits; or `=u`, `+g` ... (copy a class) and the classes it goes to."""
 
 
 @lru_cache(maxsize=256)
 def parse(text: str) -> Change:
-    if re.fullmatch(r"0?[0-7]{1,4}", text):
+    """InvalidArgument for what is no mode."""
+    if PATTERN.fullmatch(text) is None:
+        raise InvalidArgument(f"invalid chmod parameter: '{text}'")
+    if text.isdigit():
         return Fixed(int(text, 8))
-    clauses = []
-    for part in text.split(","):
-        match = _CLAUSE.fullmatch(part)
-        if match is None:
-            raise InvalidArgument(f"invalid chmod parameter: '{text}'")
-        clauses.append((match[1] or "a", _ACTION.findall(match[2])))
+    commands = [command for part in text.split(",") for command in _commands(part)]
 
     def change(mode: int, directory: bool) -> int:
-        for who, actions in clauses:
-            for sign, letters in actions:
-                mode = _apply(mode, who, sign, letters, directory=directory)
+        executable = directory or bool(mode & 0o111)
+        for kind, bits in commands:
+            if kind == "+" or (kind == "X" and executable):
+                mode |= bits
+            elif kind == "-":
+                mode &= ~bits
+            elif kind != "X":
+                mode = _copied(mode, kind, bits)
         return mode
 
     return change
 
 
-def _apply(mode: int, who: str, sign: str, letters: str, *, directory: bool) -> int:
-    everyone = "a" in who
-    classes = "ugo" if everyone else who
-    bits = special = 0
+def _commands(clause: str) -> Iterator[Command]:
+    match = _CLAUSE.fullmatch(clause)
+    assert match is not None
+    who = 0
+    for letter in match[1]:
+        who |= _CLASSES[letter]
+    for sign, letters in _ACTION.findall(match[2]):
+        yield from _action(who, sign, letters)
+
+
+def _action(who: int, sign: str, letters: str) -> Iterator[Command]:
+    bits = execute = 0
+    plain = sign == "="
+    """Whether `=` has still to take away what there was."""
     for letter in letters:
-        if letter in "ugo":
-            bits |= mode >> _SHIFTS[letter] & 7
-        elif letter == "s":
-            special |= (0o4000 if "u" in classes else 0) | (0o2000 if "g" in classes else 0)
-        elif letter == "t":
-            special |= 0o1000 if everyone or "o" in classes else 0
-        elif letter != "X" or directory or mode & 0o111:
-            bits |= {"r": 4, "w": 2, "x": 1, "X": 1}[letter]
-    mask = value = 0
-    for each in set(classes):
-        mask |= 7 << _SHIFTS[each]
-        value |= bits << _SHIFTS[each]
-    if sign == "+":
-        return mode | value | special
-    if sign == "-":
-        return mode & ~(value | special)
-    return mode & ~mask | value | special
+        if letter in _SHIFTS:
+            if bits:
+                yield from _set(sign, who, bits)
+                bits = 0
+            plain = False
+            yield sign + letter, who or 0o7777
+        elif letter == "X":
+            execute = 0o111
+        elif letter in "st":
+            if who and not who & ~_OTHERS:
+                continue
+            bits |= 0o6000 if letter == "s" else _STICKY
+            who |= _STICKY if letter == "t" else 0
+        else:
+            bits |= _LETTERS[letter]
+    if bits or plain:
+        yield from _set(sign, who, bits)
+    if execute:
+        yield "X", (who or 0o7777) & execute
+
+
+def _set(sign: str, who: int, bits: int) -> Iterator[Command]:
+    if sign == "=":
+        yield "-", who or _EVERYBODY
+    yield "-" if sign == "-" else "+", (who or 0o7777) & bits
+
+
+def _copied(mode: int, kind: str, who: int) -> int:
+    """`g=u`: the permissions of one class for the classes in `who`."""
+    sign, origin = kind[0], kind[1]
+    value = mode >> _SHIFTS[origin] & 7
+    for shift in _SHIFTS.values():
+        if who >> shift & 0o4:
+            if sign == "=":
+                mode &= ~(7 << shift)
+            mode = mode & ~(value << shift) if sign == "-" else mode | value << shift
+    return mode

@@ -12,40 +12,40 @@ _MAX_ID = (1 << 32) - 2
 
 
 def resolve(owner: str, root: Root) -> tuple[int, int] | None:
-    """(uid, gid); None without an owner. A lone number is the group too, a lone name has passwd's group."""
+    """(uid, gid); None without an owner. A lone number is the group too, a lone name has passwd's group.
+
+    A name that the tree's files don't know is root, and leaves the group as it is: BuildKit's ops/user_linux.go.
+    """
     if not owner:
         return None
     name, colon, group = owner.partition(":")
-    uid, gid = _user(name, root) if name else (0, 0)
-    if colon and group:
-        gid = _group(group, root)
+    uid, gid = _user(name, root) or (0, 0)
+    if colon:
+        found = _group(group, root)
+        gid = gid if found is None else found
     return uid, gid
 
 
-def _user(name: str, root: Root) -> tuple[int, int]:
+def _user(name: str, root: Root) -> tuple[int, int] | None:
     if name.isdigit():
         return _number(name), _number(name)
-    text = _read(root, "/etc/passwd")
-    for line in (text or "").splitlines():
+    for line in _read(root, "/etc/passwd").splitlines():
         fields = line.split(":")
         if len(fields) >= 4 and fields[0] == name and fields[2].isdigit() and fields[3].isdigit():
             return int(fields[2]), int(fields[3])
-    if text is None:
-        return 0, 0  # as BuildKit: an image without the file has no names to get wrong
-    raise InvalidArgument(f"unable to find user {name}: invalid argument")
+    return None
 
 
-def _group(name: str, root: Root) -> int:
+def _group(name: str, root: Root) -> int | None:
+    if not name:
+        return 0
     if name.isdigit():
         return _number(name)
-    text = _read(root, "/etc/group")
-    for line in (text or "").splitlines():
+    for line in _read(root, "/etc/group").splitlines():
         fields = line.split(":")
         if len(fields) >= 3 and fields[0] == name and fields[2].isdigit():
             return int(fields[2])
-    if text is None:
-        return 0
-    raise InvalidArgument(f"unable to find group {name}: invalid argument")
+    return None
 
 
 def _number(text: str) -> int:
@@ -54,10 +54,10 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _read(root: Root, path: str) -> str | None:
+def _read(root: Root, path: str) -> str:
     try:
         fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
-        return None
+        return ""
     with open(fd, "rb") as file:
         return file.read(_MAX_FILE).decode(errors="replace")

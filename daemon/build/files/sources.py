@@ -35,7 +35,7 @@ def find(root: Root, source: str, *, wildcard: bool, parents: bool, follow: bool
         before, _, after = source.partition("/./")
         pivot, source = before.strip("/"), f"{before}/{after}"
     parts = [part for part in source.split("/") if part]
-    if not wildcard or not any(_WILD & set(part) for part in parts):
+    if not wildcard or not is_wild(source):
         name = "/".join(_plain(part) if wildcard else part for part in parts)
         matched: Iterator[str] = iter([name])
     else:
@@ -54,6 +54,11 @@ def find(root: Root, source: str, *, wildcard: bool, parents: bool, follow: bool
         if len(found) > MAX_MATCHES:
             raise InvalidArgument(f"{source} matches more than {MAX_MATCHES} paths")
     return found
+
+
+def is_wild(source: str) -> bool:
+    """Whether it is a pattern, or would be one without its escapes."""
+    return not _WILD.isdisjoint(source)
 
 
 def _itself(root: Root, name: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.lexer import Heredoc
 from daemon.build.dockerfile.source import DockerfileError
+from daemon.build.files import modes
 from daemon.build.frontend import places
 from daemon.build.frontend.site import Site
 from daemon.build.graph import About, Action, CopyFiles, File, Merge, Mkdir, Mkfile, Output, Vertex
@@ -15,8 +15,6 @@ from daemon.build.graph import Source as SourceOp
 from daemon.build.sources import gitrefs
 from daemon.images import reference
 from storage.errors import InvalidArgument
-
-_MODE = re.compile(r"0?[0-7]{1,4}|[ugoa]*[+=-][rwxXstugo]*(,[ugoa]*[+=-][rwxXstugo]*)*")
 
 
 def workdir(site: Site, command: ins.Workdir) -> None:
@@ -54,8 +52,8 @@ async def copy(site: Site, command: ins.Copy | ins.Add) -> None:
 
 
 def _check(command: ins.Copy | ins.Add, sources: list[str], mode: str) -> None:
-    if mode and not _MODE.fullmatch(mode):
-        if not mode.isdigit():
+    if mode and not modes.PATTERN.fullmatch(mode):
+        if not mode[0].isdigit():
             raise DockerfileError("invalid syntax")
         raise DockerfileError(
             f"invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777"
@@ -84,7 +82,7 @@ async def _copies(
         -1,
         (),
         target,
-        excludes=tuple(site.word(text) for text in command.excludes),
+        excludes=command.excludes,
         owner=site.word(command.chown),
         mode=site.word(command.chmod),
     )

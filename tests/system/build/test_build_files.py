@@ -55,6 +55,30 @@ def test_owner_mode_parents_exclude_and_link(builder: Builder) -> None:
     ]  # fmt: skip
 
 
+def test_owners_modes_and_exclusions_as_buildkit_reads_them(builder: Builder) -> None:
+    """Each line was compared with a real BuildKit."""
+    files = {
+        "Dockerfile": (
+            "FROM busybox\nRUN mkdir -p /s/d/e && touch /s/a /s/d/b /s/d/e/c && chmod 4711 /s/a && chmod 700 /s/d\n"
+            "FROM busybox\nCOPY --from=0 --chown=nobody-here /s/a /o/1\nCOPY --from=0 --chown=user: /s/a /o/2\n"
+            "COPY --from=0 --chown=user:none-such /s/a /o/3\nCOPY --from=0 --chown=none:wheel /s/a /o/4\n"
+            "USER nobody-here\nWORKDIR /made\nUSER root\n"
+            "COPY --from=0 --chmod=4705 /s/a /m/1\nCOPY --from=0 --chmod=u=rwX,go=rX /s/a /n/2\n"
+            "COPY --from=0 --chmod=g=u+t /s/a /n/3\nCOPY --from=0 --chmod=o+t /s/a /n/4\n"
+            "COPY --from=0 --exclude=a --exclude=* --exclude= /s/a /e/named\nCOPY --from=0 --exclude=/a /s /e/1\n"
+            "COPY --from=0 --exclude=$HOME/* --exclude=d --exclude=!d/b /s /e/2\n"
+        )
+    }
+    builder.build(files, "-t", "as-buildkit")
+    out = builder.run("as-buildkit", "sh", "-c", "cd /; stat -c '%n %u:%g' o/* made; stat -c '%n %a' m m/1 n n/* e/2/d;"
+                      "find e -type f | sort")  # fmt: skip
+    assert out.split("\n")[:-1] == [
+        "o/1 0:0", "o/2 1000:0", "o/3 1000:1000", "o/4 0:10", "made 0:0",
+        "m 705", "m/1 4705", "n 755", "n/2 755", "n/3 5771", "n/4 4711", "e/2/d 700",
+        "e/1/a", "e/1/d/b", "e/1/d/e/c", "e/2/a", "e/2/d/b", "e/named",
+    ]  # fmt: skip
+
+
 def test_stages_keep_owners_and_hard_links(builder: Builder) -> None:
     dockerfile = """FROM busybox AS made
 RUN mkdir /o && echo 1 > /o/f && ln /o/f /o/h && ln -s f /o/l && chown -R 1000:50 /o && chmod 4755 /o/f
