@@ -11,7 +11,7 @@ UNITS ?= $(PREFIX)/lib/systemd/system
 NEEDED := python3-venv ca-certificates git libseccomp2 libnftables1 busybox-static tini iproute2 procps
 # What the tests hold it against, or look at the kernel with.
 TESTING := docker-registry skopeo umoci runc crun debootstrap nftables util-linux bsdutils curl openssl \
-  apache2-utils xz-utils zstd e2fsprogs systemd openssh-client
+  apache2-utils xz-utils zstd e2fsprogs systemd openssh-client dropbear-bin
 
 .PHONY: help setup tools demo stop test unit system lint bench nightly openapi compat proto lock install \
   uninstall

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from daemon.build.sources.gitaccess import Access, access
+from daemon.build.sources.gitrefs import parse
 from storage.errors import NotFound
 
 
@@ -62,7 +63,7 @@ async def test_a_header_is_for_its_repository_alone() -> None:
 @pytest.mark.parametrize("remote", ["ssh://git@example.org/a.git", "git@example.org:a/b.git"])
 async def test_agents_are_for_ssh_and_closed_again(remote: str) -> None:
     client = Client({}, agent=True)
-    found = await given(client, remote)
+    found = await given(client, remote, **{"git.mountsshsock": "default"})
     assert found.agent == "/agents/default" and client.closed == 1
     assert found.environment()["SSH_AUTH_SOCK"] == "/agents/default"
     assert "StrictHostKeyChecking=no" in found.environment()["GIT_SSH_COMMAND"]
@@ -72,4 +73,16 @@ async def test_agents_are_for_ssh_and_closed_again(remote: str) -> None:
     assert known.agent == "/agents/other"
     command = known.environment("/tmp/hosts")["GIT_SSH_COMMAND"]
     assert "UserKnownHostsFile=/tmp/hosts" in command and "StrictHostKeyChecking=yes" in command
-    assert (await given(Client({}), remote)).agent == "", "without an agent it is tried all the same"
+    with pytest.raises(NotFound):
+        await given(Client({}), remote, **{"git.mountsshsock": "default"})
+    assert (await given(client, remote)).agent == "", "who asks for none gets none"
+    async with access([], remote, {"git.mountsshsock": "default"}) as alone:
+        assert alone.agent == "", "the classic door's clients have none"
+
+
+def test_repositories_over_ssh_ask_for_the_agent() -> None:
+    for text in ("ssh://git@example.org:22/a.git#main", "git@example.org:a/b.git"):
+        found = parse(text)
+        assert found is not None and ("git.mountsshsock", "default") in found.attributes
+    found = parse("https://example.org/a.git")
+    assert found is not None and "git.mountsshsock" not in dict(found.attributes)

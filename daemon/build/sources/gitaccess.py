@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from daemon.build.sources import gitrefs
 from storage.errors import NotFound
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 TOKEN, HEADER = "GIT_AUTH_TOKEN", "GIT_AUTH_HEADER"
 _EVERYWHERE = ("https://github.com/", "https://www.github.com/")
 """A token for one of its repositories goes to all, submodules for one."""
-_SSH = re.compile(r"ssh://|(?![a-z]+://)[^/@:]+@[^/:]+:")
 
 
 @dataclass(frozen=True)
@@ -69,23 +69,33 @@ NONE = Access()
 async def access(
     sessions: Sequence[Session], remote: str, attributes: dict[str, str]
 ) -> AsyncIterator[Access]:
-    """For one repository, as long as the block lasts. `attributes`: the source's `git.*`."""
-    if _SSH.match(remote):
-        ident = attributes.get("git.mountsshsock") or "default"
-        hosts = attributes.get("git.knownsshhosts", "")
-        for session in sessions:
-            try:
-                path, close = await session.open_agent(ident)
-            except NotFound:
-                continue
-            try:
-                yield Access(agent=str(path), hosts=hosts)
-            finally:
-                await close()
-            return
+    """For one repository, as long as the block lasts. `attributes`: the source's `git.*`.
+
+    NotFound when none of the clients forwards the agent that is asked for; the classic door's have none, and it is
+    tried all the same.
+    """
+    if not gitrefs.over_ssh(remote):
+        yield Access(await _header(sessions, remote, attributes), _scope(remote))
+        return
+    hosts, ident = attributes.get("git.knownsshhosts", ""), attributes.get(gitrefs.AGENT, "")
+    if not sessions or not ident:
         yield Access(hosts=hosts)
         return
-    yield Access(await _header(sessions, remote, attributes), _scope(remote))
+    path, close = await _agent(sessions, ident)
+    try:
+        yield Access(agent=str(path), hosts=hosts)
+    finally:
+        await close()
+
+
+async def _agent(sessions: Sequence[Session], ident: str) -> tuple[Path, Callable[[], Awaitable[None]]]:
+    missing: NotFound | None = None
+    for session in sessions:
+        try:
+            return await session.open_agent(ident)
+        except NotFound as error:
+            missing = error
+    raise missing or NotFound(f'no SSH key "{ident}" forwarded from the client')
 
 
 async def _header(sessions: Sequence[Session], remote: str, attributes: dict[str, str]) -> str:

@@ -13,7 +13,10 @@ from storage.errors import InvalidArgument
 
 _SCP = re.compile(r"[a-zA-Z0-9_.-]+@[a-zA-Z0-9_.-]+:(?!//)[^?#]+")
 _URL = re.compile(r"(?:git|ssh)://[^?#]+|https?://[^?#]+\.git")
+_SSH = re.compile(r"ssh://|(?![a-z]+://)[^/@:]+@[^/:]+:")
 _PREFIX = "git://"
+AGENT = "git.mountsshsock"
+"""The attribute that asks for a client's agent."""
 _BOOLEANS = {"": True, "true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
 
 
@@ -39,12 +42,17 @@ class GitRef:
         found = [("git.fullurl", self.remote)]
         found += [("git.keepgitdir", "true")] if self.keep else []
         found += [("git.checksum", self.checksum)] if self.checksum else []
+        found += [(AGENT, "default")] if over_ssh(self.remote) else []
         return (*found, ("git.skipsubmodules", "true")) if not self.submodules else tuple(found)
 
     @property
     def url(self) -> str:
         """With ref and directory behind it, as this engine's fetcher takes it."""
         return self.remote + (f"#{self.ref}:{self.directory}" if self.ref or self.directory else "")
+
+
+def over_ssh(remote: str) -> bool:
+    return _SSH.match(remote) is not None
 
 
 def parse(text: str, *, context: bool = False) -> GitRef | None:
