@@ -3,6 +3,7 @@
 RuntimeFailure
 ├── SpecError      the OCI configuration asks for something malformed or unsupported; names the field
 ├── LaunchError    the container's first process could not be made to run; has stage, errno, exit_code
+│   └── Vanished   it died without a word: somebody killed it
 └── StateError     the container (of `pyd-oci`) is not in the state the command needs
 """
 
@@ -39,6 +40,13 @@ class LaunchError(RuntimeFailure):
         self.stage = stage
         self.errno = errno
         self.exit_code = exit_code
+
+
+class Vanished(LaunchError):
+    """A clone died before its program ran and never said why. A spare is replaced by a clone made for the start."""
+
+    def __init__(self) -> None:
+        super().__init__("the process died before it could start the program", stage="init")
 
 
 class StateError(RuntimeFailure):

@@ -121,10 +121,10 @@ class Keeper:
 
     def _do_pidfd(self, connection: Connection, message: Message, fds: list[int]) -> Message:
         process = self.processes.get(key_of(message))
-        if process is None or process.pidfd >= 0:
+        if process is None:
             protocol.close_all(fds)
         else:
-            process.pidfd = fds[0]
+            process.note_pidfd(fds[0])
         return {}
 
     def _do_attach(self, connection: Connection, message: Message, fds: list[int]) -> Message:

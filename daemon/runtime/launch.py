@@ -23,7 +23,7 @@ from __future__ import annotations
 from _socket import MSG_CMSG_CLOEXEC, MSG_DONTWAIT
 
 from daemon.runtime import hardening, messages, namespaces, rootfs, sysctls
-from daemon.runtime.errors import LaunchError, SpecError
+from daemon.runtime.errors import SpecError, Vanished
 from daemon.runtime.process import ProcessPlan, encode
 from daemon.runtime.spec import get_object, get_string
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from daemon.cgroups import Cgroup
+    from daemon.runtime.errors import LaunchError
     from daemon.runtime.hooks import Hooks
     from daemon.runtime.spec import Object
 
@@ -237,8 +238,7 @@ def progress(child: Child) -> Progress | None:
             return Progress("error", error=messages.decode_error(message))
         if child.executing:
             return Progress("started")
-        text = "the process died before it could start the program"
-        return Progress("error", error=LaunchError(text, stage="init"))
+        return Progress("error", error=Vanished())
 
 
 def go(child: Child) -> None:

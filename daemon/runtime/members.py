@@ -55,6 +55,14 @@ class Member:
         self.released = False
         self.ended = Future()
 
+    def begin_anew(self) -> None:
+        """Its process died before it ran anything; another is to follow, with the same stdio."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        self.pid, self.pidfd = 0, -1
+        self.exit_status = self.finished_at_ns = None
+        self.ended = Future()
+
     @property
     def running(self) -> bool:
         return self.pid > 0 and self.exit_status is None

@@ -8,7 +8,8 @@ ordinary init (init.py).
 Model
     There is at most one. It is of the usual kind (new pid, ipc and uts namespaces) and serves plans that want
     just those; any other plan, and any that comes while there is none, is started by `launch.spawn`. Taken,
-    it is replaced when the supervisor has had time for the container's other business. It belongs to nobody:
+    it is replaced when the supervisor has had time for the container's other business. Whoever kills it, before or
+    after it is taken, fails no start: where it died without a word `launch.spawn` does it. It belongs to nobody:
     nothing but its end of the socket (and mounts of its own, rehearsal.py) is open in it, it cannot be dumped, and
     it dies with the supervisor.
 
@@ -34,7 +35,7 @@ import select
 
 from daemon.runtime import init, launch, messages, rehearsal, spawning
 from daemon.runtime import syscalls as sc
-from daemon.runtime.errors import LaunchError
+from daemon.runtime.errors import LaunchError, Vanished
 from daemon.runtime.joining import CgroupEntry
 
 TYPE_CHECKING = False
@@ -73,7 +74,7 @@ class Head:
         self._plan = plan
 
     def follow(self, stdio: Stdio | None, cgroup: Cgroup) -> Child:
-        """Hand over the rest, as `launch.spawn` does; on failure it is gone."""
+        """Hand over the rest, as `launch.spawn` does; on failure it is gone. Raises Vanished when it was killed."""
         child, self._child = self._child, None
         assert child is not None
         fds = [] if stdio is None else [stdio.stdin, stdio.stdout, stdio.stderr]
@@ -85,7 +86,10 @@ class Head:
             finally:
                 entry.close()
 
-        spawning.settle(child, None, self._plan.process, None, go=go)
+        try:
+            spawning.settle(child, None, self._plan.process, None, go=go)
+        except OSError as error:
+            raise Vanished from error
         return child
 
     def abandon(self) -> None:

@@ -15,7 +15,7 @@ import time
 
 from daemon.runtime import launch, protocol
 from daemon.runtime.children import Children, WorkFailed
-from daemon.runtime.errors import RuntimeFailure
+from daemon.runtime.errors import RuntimeFailure, Vanished
 from daemon.runtime.keeperlink import KeeperLost, KeeperRefused
 from daemon.runtime.launch import Stdio
 from daemon.runtime.loop import IN
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     Registered = Callable[[Container, Member], None]
     RunHooks = Callable[..., Awaitable[None]]
+    Spawn = Callable[[Stdio | None], launch.Child]
 
 _HOOK_STATUS = {
     "prestart": "creating",
@@ -130,15 +131,18 @@ class Starter:
         head = self._spares.take(plan, spec, netns_fd)
 
         def spawn(stdio: Stdio | None) -> launch.Child:
-            if head is not None:
-                return head.follow(stdio, container.cgroup)
             return launch.spawn(plan, stdio, cgroup=container.cgroup, netns_fd=netns_fd)
 
+        def follow(stdio: Stdio | None) -> launch.Child:
+            assert head is not None
+            return head.follow(stdio, container.cgroup)
+
+        ways: list[Spawn] = [spawn] if head is None else [follow, spawn]
         run_hooks = self._hooks(container, plan.hooks)
         try:
             self._begun(container)
             container.cgroup.create((spec.get("linux") or {}).get("resources") or {})
-            await self._run(container, container.init, spawn, run_hooks, open_stdin=open_stdin)
+            await self._run(container, container.init, ways, run_hooks, open_stdin=open_stdin)
         finally:
             if head is not None:
                 head.abandon()
@@ -160,7 +164,7 @@ class Starter:
                 plan, stdio, init_pidfd=container.init.pidfd, cgroup=container.cgroup, gate=False
             )
 
-        await self._run(container, member, spawn, self._hooks(container, None), open_stdin=open_stdin)
+        await self._run(container, member, [spawn], self._hooks(container, None), open_stdin=open_stdin)
 
     def _hooks(self, container: Container, hooks: Hooks | None) -> RunHooks:
         """Hooks may take as long as they like, so a fork runs them."""
@@ -191,26 +195,47 @@ class Starter:
         self,
         container: Container,
         member: Member,
-        spawn: Callable[[Stdio | None], launch.Child],
+        ways: list[Spawn],
         run_hooks: RunHooks,
         *,
         open_stdin: bool,
     ) -> None:
+        """Start it in one of `ways`: the next one where a clone vanishes. The child's ends of the pipes stay open
+        meanwhile, or the keeper would take the death of the first for the end of the output."""
         stdio = self._make_stdio(member, open_stdin=open_stdin)
         handed = Future()
         try:
             if stdio is not None:
                 self._begin_hand_over(container.id, member, handed)
-            child = spawn(stdio)
+            for spawn in ways:
+                try:
+                    await self._run_clone(container, member, spawn(stdio), handed, run_hooks)
+                    break
+                except Vanished:
+                    if spawn is ways[-1] or "tty" in member.fds:
+                        raise
+                    await self._gone(member)
+                    member.begin_anew()
         finally:
             close_stdio(stdio)
+        await handed
+
+    @staticmethod
+    async def _gone(member: Member) -> None:
+        """Its mounts and cgroups are let go of when it is reaped, not when its socket is closed."""
+        if member.pidfd >= 0 and member.exit_status is None:
+            member.kill()
+            await member.ended
+
+    async def _run_clone(
+        self, container: Container, member: Member, child: launch.Child, handed: Future, run_hooks: RunHooks
+    ) -> None:
         self._note(container, member, child.pid, child.pidfd)
         try:
             await self._until_started(container.id, member, child, handed, run_hooks)
         finally:
             self._loop.remove(child.sync.fileno())
             child.sync.close()
-        await handed
 
     def _begin_hand_over(self, container_id: str, member: Member, handed: Future) -> None:
         from daemon.runtime.tasks import start

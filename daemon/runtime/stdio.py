@@ -113,7 +113,7 @@ class Process:
 
     def _adopt_one(self, name: str, fd: int, slots: dict[str, int]) -> None:
         if name == "pidfd":
-            self.pidfd = fd
+            self.note_pidfd(fd)
         elif name == "stdin":
             self.stdin = Input(self.loop, fd, tty=False, on_closed=lambda: self._on_stdin_closed(self))
         elif name == "tty":
@@ -198,6 +198,11 @@ class Process:
             self.stdin.close()
         self._close_pidfd()
         self._close_log()
+
+    def note_pidfd(self, fd: int) -> None:
+        """Of the process that the streams belong to: another one where the first died before it ran anything."""
+        self._close_pidfd()
+        self.pidfd = fd
 
     def _close_pidfd(self) -> None:
         if self.pidfd >= 0:

@@ -126,9 +126,11 @@ class Rig:
         host_pid: bool = False,
         size: tuple[int, int] | None = None,
         change: dict[str, Any] | None = None,
+        namespaces: tuple[str, ...] = (),
     ) -> Started:
         config = spec(self.rootfs, list(args), f"/{self.cgroup}/{container}", tty=tty, host_pid=host_pid)
         config["linux"]["resources"] = change or {}
+        config["linux"]["namespaces"] += [{"type": kind} for kind in namespaces]
         self.exits.pop((container, None), None)
         return await self.client.start(
             container,

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -130,6 +131,16 @@ async def test_it_gets_the_network_namespace_it_is_given(rig: Rig) -> None:
     assert os.readlink(f"/proc/{waiting}/ns/net") == os.readlink("/proc/self/ns/net")
 
 
+async def test_its_cgroup_namespace_begins_at_its_own_cgroup(rig: Rig) -> None:
+    waiting = await spare_of(rig)
+    started = await rig.run(
+        "own", "sh", "-c", "cat /proc/1/cgroup; echo done; sleep 100", namespaces=("cgroup",)
+    )
+    assert started.pid == waiting
+    await until_logged(rig, "own", "done")
+    assert {line.split(":")[2] for line in rig.logged("own").split()[:-1]} == {"/"}
+
+
 async def test_a_tty(rig: Rig) -> None:
     waiting = await spare_of(rig)
     started = await rig.run("tty", "sh", "-c", "tty; stty size; sleep 100", tty=True, size=(33, 101))
@@ -182,6 +193,31 @@ async def test_one_that_was_killed_is_done_without(rig: Rig) -> None:
     os.kill(waiting, 9)
     assert (await rig.run("c", "sleep", "100")).pid != waiting
     assert await spare_of(rig) != waiting
+
+
+@pytest.mark.parametrize("tty", [False, True])
+async def test_one_that_is_killed_after_it_was_taken_is_done_without(rig: Rig, tty: bool) -> None:
+    """It is stopped, so that it cannot go on before it is killed, with the plan and all that follows in its socket."""
+    waiting = await spare_of(rig)
+    os.kill(waiting, signal.SIGSTOP)
+    script = "cat /proc/1/cgroup; echo out; echo err >&2; cat; exit 7"
+    starting = asyncio.create_task(rig.run("c", "sh", "-c", script, stdin=True, tty=tty))
+    attached = await rig.attach("c", tty=tty)
+    deadline = time.monotonic() + 5
+    while not (rig.exec_root / "containers/c/state.json").exists():  # written once it is taken
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    os.kill(waiting, signal.SIGKILL)
+    assert (await starting).pid not in (waiting, 0)
+    await attached.send(b"in\n\4" if tty else b"in\n")
+    if not tty:
+        attached.half_close()
+    assert (await rig.exit_of("c")).status == 7
+    assert f"pids:/{rig.cgroup}/c" in rig.logged("c")
+    await attached.end()
+    assert b"out" in attached.raw and b"err" in attached.raw and b"in" in attached.raw
+    states = await rig.client.states()
+    assert states["c"].exit_status == 7
 
 
 async def test_it_dies_with_the_supervisor(rig: Rig) -> None:
