@@ -202,7 +202,7 @@ def suits(plan: Plan, netns_fd: int | None) -> bool:
     """Does the plan want the namespaces that a spare has? Nor may it depend on the host's name or on hooks."""
     joined = plan.namespaces.joined
     return (
-        plan.namespaces.new & ~sc.CLONE_NEWNET == _NAMESPACES | sc.CLONE_NEWNS
+        plan.namespaces.new & ~(sc.CLONE_NEWNET | sc.CLONE_NEWCGROUP) == _NAMESPACES | sc.CLONE_NEWNS
         and (not joined or (set(joined) == {"network"} and netns_fd is not None))
         and plan.hooks is None
         and bool(plan.hostname)
