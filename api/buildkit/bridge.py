@@ -10,7 +10,7 @@ from api.buildkit.answering import answering, unimplemented
 from api.buildkit.workers import worker
 from daemon.build.dockerfile.source import Span
 from daemon.build.doors.bridge import Bridge, FrontResult, Ref
-from daemon.build.proto import fsutil_pb2, gateway_pb2
+from daemon.build.proto import fsutil_pb2, gateway_pb2, ops_pb2
 from daemon.build.steps import Remark
 from daemon.images.platforms import Platform
 from daemon.rpc.serving import Call, Service
@@ -207,12 +207,14 @@ async def _resolve_image(
 async def _resolve_source(
     bridge: Bridge, request: gateway_pb2.ResolveSourceMetaRequest
 ) -> gateway_pb2.ResolveSourceMetaResponse:
-    answer = gateway_pb2.ResolveSourceMetaResponse(source=request.source)
-    scheme, _, name = request.source.identifier.partition("://")
+    source, policies = request.source, request.source_policies
+    identifier, attributes = bridge.source(source.identifier, dict(source.attrs), policies)
+    answer = gateway_pb2.ResolveSourceMetaResponse(
+        source=ops_pb2.SourceOp(identifier=identifier, attrs=attributes)
+    )
+    scheme, _, name = identifier.partition("://")
     if scheme == "docker-image":
-        policies = request.source_policies
         found = await bridge.image(name, _platform(request), request.resolve_mode, policies)
-        answer.source.identifier = f"docker-image://{found.name}"
         answer.image.digest = found.digest
         if not request.image.no_config:
             answer.image.config = found.config

@@ -464,6 +464,14 @@ class Bridge:
         tree = self._bench.overlay(await self.evaluate(id))
         return await self._bench.workshop.call(operation, tree=tree, **arguments)
 
+    def source(
+        self, identifier: str, attributes: Mapping[str, str], policies: Sequence[Policy]
+    ) -> tuple[str, dict[str, str]]:
+        """What would be read (resolving.py). `policies`: besides the build's own."""
+        from daemon.build.doors.resolving import allowed
+
+        return allowed(self._policies(policies), identifier, attributes)
+
     async def image(
         self, name: str, platform: Platform | None, mode: str, policies: Sequence[Policy] = ()
     ) -> ImageFound:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import ParseDict
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
@@ -165,7 +166,7 @@ async def test_images_are_resolved_and_what_is_missing_is_said(host: Host) -> No
         meta = await front.ask(
             "ResolveSourceMeta", gateway_pb2.ResolveSourceMetaRequest(source=source, resolve_mode="local")
         )
-        assert meta.image.digest == found.digest
+        assert meta.image.digest == found.digest and meta.source == source
         with pytest.raises(GRPCError) as refused:
             await front.ask("NewContainer", gateway_pb2.NewContainerRequest())
         assert refused.value.status is Status.UNIMPLEMENTED
@@ -178,6 +179,42 @@ async def test_images_are_resolved_and_what_is_missing_is_said(host: Host) -> No
             await front.solving
         with pytest.raises(GRPCError, match="no such job"):
             await front.ask("Solve", solve)
+
+
+async def test_what_is_no_image_is_told_as_it_was_named(host: Host) -> None:
+    """As dockerd 28.5.2 tells it; policies of the call are asked."""
+    async with channel(host.socket) as connection:
+        front = FrontEnd(connection)
+
+        async def ask(identifier: str, *rules: dict[str, Any]) -> Any:
+            source = pb.SourceOp(identifier=identifier, attrs={"k": "v"})
+            request = gateway_pb2.ResolveSourceMetaRequest(source=source)
+            if rules:
+                ParseDict({"rules": rules}, request.source_policies.add())
+            return await front.ask("ResolveSourceMeta", request)
+
+        for name in ("git://example.org/a.git#main", "https://example.org/f", "local://context"):
+            found = await ask(name)
+            assert found.source == pb.SourceOp(identifier=name, attrs={"k": "v"})
+            assert not found.HasField("image")
+            with pytest.raises(GRPCError) as refused:
+                await ask(name, {"action": "DENY", "selector": {"identifier": "*"}})
+            reason = f'source "{name}" denied by policy: source denied by policy'
+            assert refused.value.message == f"could not resolve image due to policy: {reason}"
+        updates = {"identifier": "https://mirror/$1", "attrs": {"more": "x"}}
+        rule = {"action": "CONVERT", "selector": {"identifier": "https://example.org/*"}, "updates": updates}
+        changed = await ask("https://example.org/f", rule)
+        assert changed.source == pb.SourceOp(identifier="https://mirror/f", attrs={"k": "v", "more": "x"})
+        for name, text in (
+            ("nonsense", "failed to parse nonsense: invalid"),
+            ("a://b", "unknown scheme a: not found"),
+        ):
+            with pytest.raises(GRPCError) as refused:
+                await ask(name)
+            assert refused.value.message == text
+        front.solving.cancel()
+        with pytest.raises((asyncio.CancelledError, StreamTerminatedError)):
+            await front.solving
 
 
 async def test_what_a_front_end_fails_of_is_the_builds_error(host: Host) -> None:
