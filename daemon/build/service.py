@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_EXIT = 255
 _WORKING, _REMOVED = "build-", "removed-build-"
+SAVE_AFTER = 1.0
+"""Seconds after a build before the times of use of what it found are written."""
 COLLECT_AFTER = 60.0
 """Seconds after a build before the cache is looked at for what is too old or too much."""
 
@@ -127,13 +129,8 @@ class Builds:
         if self._gateway is None:
             from daemon.build.doors.gateway import Gateway
 
-            self._gateway = Gateway(self.bench(), self._ctx, self._saved)
+            self._gateway = Gateway(self.bench(), self._ctx, self._collect_later)
         return self._gateway
-
-    async def _saved(self) -> None:
-        """After each build."""
-        await self.cache.save()
-        self._collect_later()
 
     async def build(self, request: BuildRequest, body: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
         """POST /build: Docker's JSON messages. Closing the generator stops the build at once."""
@@ -150,7 +147,7 @@ class Builds:
                     await ClassicBuild(self.bench(), request, say, self._ctx).run(body)
             finally:
                 self._running.pop(request.build_id, None)
-                await asyncio.shield(self._saved())
+                self._collect_later()
 
         async for line in reported(work):
             yield line
@@ -215,11 +212,13 @@ class Builds:
         return gone, freed
 
     def _collect_later(self) -> None:
-        """Garbage collection by age and size, some time after the last build."""
+        """After each build: times of use are written, which no answer waits for, and in the end old and large go."""
         if self._collecting is not None:
             self._collecting.cancel()
         self._collecting = asyncio.get_running_loop().create_task(self._collect())
 
     async def _collect(self) -> None:
+        await asyncio.sleep(SAVE_AFTER)
+        await self.cache.save()
         await asyncio.sleep(COLLECT_AFTER)
         await self._housekeeping().collect()

@@ -108,11 +108,20 @@ class Progress:
         self.wake()
 
     @contextlib.contextmanager
-    def status(self, name: str, id: str = "", total: int = 0) -> Iterator[Status]:
-        """A line below the vertex for as long as the block runs. `id`: tells apart those of one name."""
-        made = Status(id or name, name, 0, total, time.time_ns(), 0, self.wake)
-        self.statuses[made.id] = made
-        self.wake()
+    def status(self, name: str, id: str = "", total: int = 0, *, at_once: bool = True) -> Iterator[Status]:
+        """A line below the vertex for as long as the block runs. `id`: tells apart those of one name.
+
+        `at_once`: before there is anything to tell of it.
+        """
+        made = Status(id or name, name, 0, total, time.time_ns())
+
+        def notify() -> None:
+            self.statuses[made.id] = made
+            self.wake()
+
+        made.notify = notify
+        if at_once:
+            notify()
         try:
             yield made
         finally:

@@ -10,8 +10,6 @@ import asyncio
 import base64
 import contextlib
 import os
-import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,9 +21,8 @@ from daemon.build.files import actions, direct, hashing, layers, sources, stacki
 from daemon.build.files.looking import Looking, small_file
 from daemon.build.session.operations import SessionOperations
 from daemon.images.transfer.compression import Decompressed
-from daemon.images.transfer.confine import die_with_parent, no_new_privileges
 from daemon.images.transfer.ingest import WorkerStore
-from daemon.images.transfer.worker import Server
+from daemon.images.transfer.worker import Server, begun
 from storage import trees
 from storage.archive import ExtractOptions, Limits, Root, Whiteouts, extract
 from storage.errors import InvalidArgument, NotFound
@@ -121,9 +118,9 @@ class Files:
 
         await asyncio.to_thread(work)
 
-    async def context(self, report: Report, address: str, directory: str) -> dict[str, Any]:
-        """Unpacks the archive that comes from an (abstract) socket, whatever compresses it."""
-        return await asyncio.to_thread(_context, address, Path(directory))
+    async def context(self, report: Report, descriptor: int, directory: str) -> dict[str, Any]:
+        """Unpacks the archive that comes from a socket, whatever compresses it."""
+        return await asyncio.to_thread(_context, descriptor, Path(directory))
 
     async def subtree(self, report: Report, lower: list[str], path: str) -> dict[str, Any]:
         """Where a path of a read-only tree lies on this machine, to be mounted elsewhere."""
@@ -203,11 +200,9 @@ def _digest(tree: Tree | None, paths: list[str], wildcard: bool, excludes: list[
             return hashing.digest(root, found, Ignore(excludes) if excludes else None, known)
 
 
-def _context(address: str, directory: Path) -> dict[str, Any]:
+def _context(descriptor: int, directory: Path) -> dict[str, Any]:
     """A lone Dockerfile (not an archive) is stored as one."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect("\0" + address)
-        stream = connection.makefile("rb", buffering=0)
+    with open(descriptor, "rb", buffering=0) as stream:
         plain = Decompressed(stream)
         head = b""
         while len(head) < 512 and (more := plain.read(512 - len(head))):
@@ -300,11 +295,7 @@ class _Joined:
 
 
 def main() -> None:
-    descriptor, parent, root = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    die_with_parent(parent)
-    no_new_privileges()
-    connection = socket.socket(fileno=descriptor)
-    connection.setblocking(False)
+    connection, channel, root = begun()
     operations: list[object] = [Files(WorkerStore(root)), SessionOperations(opened), Looking(opened)]
-    asyncio.run(Server(operations).serve(connection))
+    asyncio.run(Server(operations, channel).serve(connection))
     os._exit(0)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import socket
-import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ from daemon.images.transfer.parent import Worker
 
 ROOT = str(Path(__file__).parents[2])
 _BOOT = f"import sys; sys.path.insert(0, {ROOT!r})\nfrom daemon.build.worker import main\nmain()"
-_CREDENTIALS = struct.Struct("3i")
 
 
 class Workshop(Worker):
@@ -27,49 +23,25 @@ class Workshop(Worker):
 
     async def context(self, stream: AsyncIterator[bytes], directory: Path) -> dict[str, Any]:
         """Unpacks a request's body into a directory. What the stream raises (a client gone) is raised."""
-        address = f"pyd-build-{secrets.token_hex(16)}"
-        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                _check_peer(writer.get_extra_info("socket"))
-                await _feed(stream, writer)
-                _settle(accepted, None)
-            except Exception as error:
-                _settle(accepted, error)
-                writer.transport.abort()
-            finally:
-                writer.close()
-
-        server = await asyncio.start_unix_server(serve, "\0" + address)
-        unpacking = asyncio.ensure_future(self.call("context", address=address, directory=str(directory)))
+        ours, theirs = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=ours)
+        unpacking = asyncio.ensure_future(
+            self.call("context", descriptor=theirs.detach(), directory=str(directory))
+        )
+        feeding = asyncio.ensure_future(_feed(stream, writer))
         try:
-            await asyncio.wait((unpacking, accepted), return_when=asyncio.FIRST_COMPLETED)
-            if accepted.done() and (error := accepted.exception()) is not None:
-                raise error
+            await asyncio.wait((unpacking, feeding), return_when=asyncio.FIRST_COMPLETED)
+            if feeding.done():
+                feeding.result()
+                writer.close()
             done: dict[str, Any] = await unpacking
+            await feeding
             return done
         finally:
-            server.close()
-            unpacking.cancel()
-            await asyncio.gather(unpacking, return_exceptions=True)
-            if not accepted.done():
-                accepted.cancel()
-
-
-def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
-    if not future.done():
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-
-
-def _check_peer(connection: socket.socket) -> None:
-    """An abstract socket has no permissions of its own."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    if _CREDENTIALS.unpack(raw)[1] != os.geteuid():
-        raise PermissionError("a stranger on the build's socket")
+            for task in (unpacking, feeding):
+                task.cancel()
+            writer.transport.abort()
+            await asyncio.gather(unpacking, feeding, return_exceptions=True)
 
 
 async def _feed(stream: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from daemon.build.bench import Bench
 from daemon.build.doors.bridge import Bridge
@@ -52,7 +52,7 @@ class Order:
 class Gateway:
     """One instance a daemon, made by the first BuildKit client."""
 
-    def __init__(self, bench: Bench, ctx: Context, finished: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, bench: Bench, ctx: Context, finished: Callable[[], None]) -> None:
         self._bench, self._ctx, self._finished = bench, ctx, finished
         self._running: dict[str, Bridge] = {}
         self._changed = asyncio.Event()
@@ -83,7 +83,7 @@ class Gateway:
                 if past is not None:
                     self.history.end(past, bridge, answer, error)
                 bridge.job.feed.close()
-                await asyncio.shield(self._finished())
+                self._finished()
 
     def _wake(self) -> None:
         event, self._changed = self._changed, asyncio.Event()

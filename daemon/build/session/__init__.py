@@ -2,8 +2,7 @@
 
     pydd                                            build worker
     sessions    who is there, what builds ask  ──►  operations   the same questions, answered on the connection
-    contexts    local directories that are kept     http2, grpc  the connection
-    handover    the client's socket goes over       receive      directories that come (fsutil)
+    contexts    local directories that are kept     receive      directories that come (fsutil)
                                                     send         trees and files that go
                                                     agent        ssh agents, as sockets for RUN steps
 

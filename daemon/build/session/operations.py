@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import os
@@ -29,30 +30,34 @@ class SessionOperations:
 
     def __init__(self, opened: Callable[[dict[str, Any]], contextlib.AbstractContextManager[Any]]) -> None:
         self._opened = opened
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, asyncio.Future[Connection]] = {}
 
-    async def session(self, report: Report, number: int, address: str, early: str) -> None:
+    async def session(self, report: Report, number: int, descriptor: int, early: str) -> None:
         """Takes the client's socket over and keeps the connection; returns when it is over."""
-        from daemon.build.session import handover
-        from daemon.build.session.threads import in_thread
-        from daemon.rpc.http2 import Connection
-
-        received = socket.socket(fileno=await in_thread(handover.receive, address))
-        received.setblocking(False)
-        connection = await Connection.opened(received, base64.b64decode(early))
-        self._connections[number] = connection
-        report({"open": True})
+        opening = self._connections[number] = asyncio.get_running_loop().create_future()
         try:
-            await connection.closed.wait()
-        finally:
-            self._connections.pop(number, None)
-            connection.close()
+            from daemon.rpc.http2 import Connection
 
-    def _connection(self, number: int) -> Connection:
-        connection = self._connections.get(number)
-        if connection is None:
+            received = socket.socket(fileno=descriptor)
+            received.setblocking(False)
+            connection = await Connection.opened(received, base64.b64decode(early))
+            opening.set_result(connection)
+            try:
+                await connection.closed.wait()
+            finally:
+                connection.close()
+        finally:
+            del self._connections[number]
+            opening.cancel()
+
+    async def _connection(self, number: int) -> Connection:
+        """Waited for while it is being opened."""
+        opening = self._connections.get(number)
+        if opening is not None:
+            await asyncio.wait([opening])
+        if opening is None or opening.cancelled():
             raise Unavailable("the client has gone")
-        return connection
+        return opening.result()
 
     async def session_sync(
         self,
@@ -70,7 +75,7 @@ class SessionOperations:
         from daemon.build.session import sync
         from daemon.build.session.receive import Receiver
 
-        connection = self._connection(number)
+        connection = await self._connection(number)
         where = Path(base) if base else None
         headers = sync.metadata(name, patterns)
 
@@ -88,7 +93,7 @@ class SessionOperations:
         request = GetSecretRequest(id=id).SerializeToString()
         try:
             answer = await unary(
-                self._connection(number), "/moby.buildkit.secrets.v1.Secrets/GetSecret", request
+                await self._connection(number), "/moby.buildkit.secrets.v1.Secrets/GetSecret", request
             )
         except NotFound:
             return None
@@ -102,7 +107,7 @@ class SessionOperations:
         from daemon.rpc.calls import unary
 
         request = CredentialsRequest(host=host).SerializeToString()
-        answer = await unary(self._connection(number), "/moby.filesync.v1.Auth/Credentials", request)
+        answer = await unary(await self._connection(number), "/moby.filesync.v1.Auth/Credentials", request)
         found = CredentialsResponse.FromString(answer)
         return {"username": found.username, "secret": found.secret}
 
@@ -112,7 +117,7 @@ class SessionOperations:
         """Serves an agent's socket until it is cancelled or the client goes."""
         from daemon.build.session import agent
 
-        connection = self._connection(number)
+        connection = await self._connection(number)
         await agent.check(connection, id)
         async with agent.listening(connection, id, Path(path), (uid, gid), mode):
             report({"open": True})
@@ -121,7 +126,7 @@ class SessionOperations:
     async def session_upload(self, report: Report, number: int, url: str, path: str) -> None:
         from daemon.build.session import upload
 
-        await upload.fetch(self._connection(number), url, Path(path))
+        await upload.fetch(await self._connection(number), url, Path(path))
 
     async def session_send_tree(
         self,
@@ -136,7 +141,7 @@ class SessionOperations:
 
         with self._opened(tree) if tree and tree["lower"] else contextlib.nullcontext() as root:
             sender = send.Sender(root, prefix, time)
-            sent = await send.tree(self._connection(number), exporter, sender, _every(report))
+            sent = await send.tree(await self._connection(number), exporter, sender, _every(report))
         report({"current": sent})
 
     async def session_send_file(
@@ -144,35 +149,31 @@ class SessionOperations:
         report: Report,
         number: int,
         exporter: int | str,
-        path: str | None,
-        address: str | None,
         metadata: dict[str, str],
+        path: str = "",
+        descriptor: int = -1,
     ) -> int:
-        from daemon.build.session import handover, send
-        from daemon.build.session.threads import in_thread
+        """A file by its path, or what comes from a pipe."""
+        from daemon.build.session import send
 
-        if path is not None:
-            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        else:
-            assert address is not None
-            source = await in_thread(handover.receive, address)
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else descriptor
         with _closing(source):
-            return await send.stream(self._connection(number), exporter, source, metadata)
+            return await send.stream(await self._connection(number), exporter, source, metadata)
 
     # -- content stores
 
-    def _blobs(self, number: int, store: str) -> Blobs:
+    async def _blobs(self, number: int, store: str) -> Blobs:
         from daemon.build.session.blobs import Blobs
 
-        return Blobs(self._connection(number), store)
+        return Blobs(await self._connection(number), store)
 
     async def session_blob_info(self, report: Report, number: int, store: str, digest: str) -> int | None:
-        return await self._blobs(number, store).info(digest)
+        return await (await self._blobs(number, store)).info(digest)
 
     async def session_blob_read(
         self, report: Report, number: int, store: str, digest: str, path: str | None, limit: int
     ) -> str:
-        return await self._blobs(number, store).read(digest, Path(path) if path else None, limit)
+        return await (await self._blobs(number, store)).read(digest, Path(path) if path else None, limit)
 
     async def session_blob_write(
         self,
@@ -184,12 +185,12 @@ class SessionOperations:
         data: str,
     ) -> None:
         found = Path(path) if path else None
-        await self._blobs(number, store).write(descriptor, found, base64.b64decode(data))
+        await (await self._blobs(number, store)).write(descriptor, found, base64.b64decode(data))
 
     async def session_blob_labels(
         self, report: Report, number: int, store: str, digest: str, labels: dict[str, str]
     ) -> None:
-        await self._blobs(number, store).labels(digest, labels)
+        await (await self._blobs(number, store)).labels(digest, labels)
 
 
 def _every(report: Report) -> Callable[[int], None]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daemon.build.session.contexts import Contexts
-from daemon.build.session.handover import offered
 from daemon.images.model import AuthConfig
 from storage.errors import Conflict, DataCorrupted, InvalidArgument, NotFound, NotImplementedYet, Unavailable
 
@@ -71,15 +70,11 @@ class Sessions:
                     del self._known[id]
 
     async def _serve(self, session: Session, raw: Raw) -> None:
-        def opened(_: dict[str, Any]) -> None:
-            raw.socket.close()  # so that the client's end is the worker's alone
-            self._known[session.id] = session
-            changed, self._changed = self._changed, asyncio.Event()
-            changed.set()
-
-        async with offered(raw.socket.fileno()) as address:
-            early = base64.b64encode(raw.early).decode()
-            await session.call("session", progress=opened, address=address, early=early)
+        self._known[session.id] = session  # what is asked of it waits in the worker for the connection
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        early = base64.b64encode(raw.early).decode()
+        await session.call("session", descriptor=raw.socket.detach(), early=early)
 
     async def get(self, id: str, timeout: float = TIMEOUT) -> Session:
         """The session with an ID, waited for; NotFound when it does not come."""
@@ -110,7 +105,7 @@ class Session:
     async def call(
         self, operation: str, *, progress: Callable[[dict[str, Any]], None] | None = None, **arguments: Any
     ) -> Any:
-        """An operation of the worker's on this connection."""
+        """An operation of the worker's on this connection; see Worker.call."""
         if self.closed.is_set():
             raise Unavailable(f"session {self.id} has ended")
         return await self._owner.workshop.call(operation, progress=progress, number=self._number, **arguments)
@@ -265,12 +260,10 @@ class Session:
         self._must_export()
         arguments: dict[str, Any] = {"exporter": exporter_id, "metadata": dict(metadata)}
         if isinstance(source, Path):
-            await self.call("session_send_file", path=str(source), address=None, **arguments)
+            await self.call("session_send_file", path=str(source), **arguments)
             return
-        async with _piped(source) as (reading, producing), offered(reading) as address:
-            sending = asyncio.ensure_future(
-                self.call("session_send_file", path=None, address=address, **arguments)
-            )
+        async with _piped(source) as (reading, producing):
+            sending = asyncio.ensure_future(self.call("session_send_file", descriptor=reading, **arguments))
             try:
                 await _both(producing, sending)
             finally:
@@ -337,7 +330,7 @@ def _showing(status: Status | None) -> Callable[[dict[str, Any]], None] | None:
 async def _piped(
     producer: Callable[[int], Awaitable[None]],
 ) -> AsyncIterator[tuple[int, asyncio.Future[None]]]:
-    """A pipe's read end, and what writes to the other."""
+    """A pipe's read end, the block's to close, and what writes to the other."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
 
     async def produce() -> None:
@@ -352,7 +345,6 @@ async def _piped(
     try:
         yield reading, producing
     finally:
-        os.close(reading)
         await _ended(producing)
 
 

@@ -77,7 +77,7 @@ class Origins:
         hint = source.attribute("local.sharedkeyhint")
         last: NotFound | None = None
         for session in await self._sessions(source.attribute("local.session")):
-            with progress.status(f"transferring {name}:") as status:
+            with progress.status(f"transferring {name}:", at_once=False) as status:
                 try:
                     path = await session.sync(self._job, name, hint=hint, progress=status, **patterns)
                     return Result(directory=path)

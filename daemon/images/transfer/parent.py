@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.images.registry.errors import RegistryError
+from daemon.images.transfer import descriptors
 from storage import errors
 from storage.errors import Internal
 
@@ -32,9 +33,13 @@ class _Process:
     """One running worker and the requests it has not answered."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        channel: socket.socket,
     ):
-        self.process, self.reader, self.writer = process, reader, writer
+        self.process, self.reader, self.writer, self.channel = process, reader, writer, channel
         self.pending: dict[int, tuple[asyncio.Future[Any], Progress | None]] = {}
         self.listening = asyncio.create_task(self._listen())
 
@@ -46,6 +51,7 @@ class _Process:
             pass
         finally:
             self.writer.close()
+            self.channel.close()
             for future, _ in self.pending.values():
                 if not future.done():
                     future.set_exception(Internal("the image worker ended unexpectedly"))
@@ -99,10 +105,21 @@ class Worker:
             self._holds -= 1
             self._maybe_idle()
 
-    async def call(self, op: str, *, progress: Progress | None = None, **arguments: Any) -> Any:
-        """One operation's result; cancelling the caller cancels the operation."""
-        process = await self._running()
-        seq = next(self._numbers)
+    async def call(
+        self, op: str, *, progress: Progress | None = None, descriptor: int | None = None, **arguments: Any
+    ) -> Any:
+        """One operation's result; cancelling the caller cancels the operation.
+
+        `descriptor` is taken over and goes along, as the operation's argument of that name.
+        """
+        try:
+            process, seq = await self._running(), next(self._numbers)
+            if descriptor is not None:
+                descriptors.send(process.channel, seq, descriptor)
+                arguments["descriptor"] = True
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         process.pending[seq] = (future, progress)
         try:
@@ -147,8 +164,9 @@ class Worker:
 
     async def _spawn(self) -> _Process:
         ours, theirs = socket.socketpair()
-        passed = [theirs.fileno()] + ([self._data] if self._data is not None else [])
-        arguments = [str(theirs.fileno()), str(os.getpid()), str(self._content_root)]
+        channel, far_end = descriptors.pair()
+        passed = [theirs.fileno(), far_end.fileno()] + ([self._data] if self._data is not None else [])
+        arguments = [str(theirs.fileno()), str(far_end.fileno()), str(os.getpid()), str(self._content_root)]
         arguments += [str(self._data)] if self._data is not None else []
         try:
             process = await asyncio.create_subprocess_exec(
@@ -162,12 +180,14 @@ class Worker:
             )
         except BaseException:
             ours.close()
+            channel.close()
             raise
         finally:
             theirs.close()
+            far_end.close()
         self._close_data()
         reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
-        return _Process(process, reader, writer)
+        return _Process(process, reader, writer, channel)
 
     def _close_data(self) -> None:
         if self._data is not None:

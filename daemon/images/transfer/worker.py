@@ -3,8 +3,8 @@
     request   {"seq": 1, "op": "layer", ...arguments}       {"cancel": 1} stops it
     answer    {"seq": 1, "progress": {...}}*  then  {"seq": 1, "result": ...} or {"seq": 1, "error": {...}}
 
-argv: descriptor of the socket, the daemon's process ID, the content store's directory, and perhaps a
-descriptor through which an archive comes in or goes out (`docker load`, `save`, `import`).
+argv: descriptor of the socket, of the one that descriptors come by, the daemon's process ID, the content store's
+directory, and perhaps a descriptor through which an archive comes in or goes out (`docker load`, `save`, `import`).
 The end of the socket ends the process. Operations are the methods of `Operations` and `Archives`.
 """
 
@@ -25,6 +25,7 @@ from daemon.images.model import AuthConfig
 from daemon.images.registry.endpoints import Endpoint, endpoints
 from daemon.images.registry.errors import RegistryError
 from daemon.images.transfer.confine import die_with_parent, no_new_privileges
+from daemon.images.transfer.descriptors import Received
 from daemon.images.transfer.ingest import WorkerStore, unpack_again
 from storage.errors import PydError
 
@@ -151,8 +152,10 @@ class Operations:
 class Server:
     """Runs requests side by side until the daemon closes the socket."""
 
-    def __init__(self, operations: list[object]):
+    def __init__(self, operations: list[object], channel: socket.socket):
+        """`channel`: where descriptors come that go along with requests."""
         self._operations = operations
+        self._descriptors = Received(channel)
         self._running: dict[int, asyncio.Task[None]] = {}
 
     async def serve(self, connection: socket.socket) -> None:
@@ -164,6 +167,8 @@ class Server:
                     task.cancel()
                 continue
             seq, op = request.pop("seq"), request.pop("op")
+            if "descriptor" in request:
+                request["descriptor"] = self._descriptors.take(seq)
             self._running[seq] = asyncio.create_task(self._run(seq, op, request))
         tasks = list(self._running.values())
         for task in tasks:
@@ -196,17 +201,24 @@ class Server:
             self._writer.write(json.dumps(message).encode() + b"\n")
 
 
-def main() -> None:
-    descriptor, parent, root = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    die_with_parent(parent)
+def begun() -> tuple[socket.socket, socket.socket, Path]:
+    """What every worker does first: the requests' socket, the descriptors', the content store's directory."""
+    die_with_parent(int(sys.argv[3]))
     no_new_privileges()
+    connection, channel = (socket.socket(fileno=int(each)) for each in sys.argv[1:3])
+    for each in (connection, channel):
+        each.setblocking(False)
+        each.set_inheritable(False)
+    return connection, channel, Path(sys.argv[4])
+
+
+def main() -> None:
+    connection, channel, root = begun()
     store = WorkerStore(root)
     operations: list[object] = [Operations(store)]
-    if len(sys.argv) > 4:
+    if len(sys.argv) > 5:
         from daemon.images.transfer.archives import Archives
 
-        operations.append(Archives(store, int(sys.argv[4])))
-    connection = socket.socket(fileno=descriptor)
-    connection.setblocking(False)
-    asyncio.run(Server(operations).serve(connection))
+        operations.append(Archives(store, int(sys.argv[5])))
+    asyncio.run(Server(operations, channel).serve(connection))
     os._exit(0)  # threads that still wait for a pipe don't keep the process
