@@ -9,7 +9,8 @@ from api.buildkit import caps
 from api.buildkit.answering import answering, unimplemented
 from api.buildkit.workers import worker
 from daemon.build.dockerfile.source import Span
-from daemon.build.doors.bridge import Bridge, FrontResult, Ref
+from daemon.build.doors.bridge import Bridge
+from daemon.build.doors.fronts import Front, FrontResult, Ref
 from daemon.build.proto import fsutil_pb2, gateway_pb2, ops_pb2
 from daemon.build.steps import Remark
 from daemon.images.platforms import Platform
@@ -26,16 +27,22 @@ BUILD = "buildkit-controlapi-buildid"
 class Bridges(Service):
     descriptor = gateway_pb2.DESCRIPTOR.services_by_name["LLBBridge"]
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, front: Front | None = None) -> None:
+        """`front`: the one on this connection; else the clients of builds that the calls name."""
+        self._engine, self._front = engine, front
 
-    async def _answer(self, stream: Call, work: Callable[[Bridge, Any], Awaitable[Any]]) -> None:
+    async def _asking(self, stream: Call) -> Front:
+        if self._front is not None:
+            return self._front
+        ref = stream.metadata.get(BUILD)
+        if not ref:
+            raise Refusal(Status.UNKNOWN, "no buildid found in context")
+        return (await self._engine.builds.gateway().find(ref)).client
+
+    async def _answer(self, stream: Call, work: Callable[[Front, Any], Awaitable[Any]]) -> None:
         async with answering(stream) as request:
-            ref = stream.metadata.get(BUILD)
-            if not ref:
-                raise Refusal(Status.UNKNOWN, "no buildid found in context")
-            bridge = await self._engine.builds.gateway().find(ref)
-            await stream.send_message(await bridge.attend(_run(work, bridge, request)))
+            front = await self._asking(stream)
+            await stream.send_message(await front.bridge.attend(_run(work, front, request)))
 
     async def Ping(self, stream: Call) -> None:
         async with answering(stream):
@@ -95,16 +102,16 @@ class Bridges(Service):
         unimplemented("containers for front ends (gateway.exec)")
 
 
-async def _run(work: Callable[[Bridge, Any], Awaitable[Any]], bridge: Bridge, request: Any) -> Any:
-    return await work(bridge, request)
+async def _run(work: Callable[[Front, Any], Awaitable[Any]], front: Front, request: Any) -> Any:
+    return await work(front, request)
 
 
 # -- results
 
 
-async def _solve(bridge: Bridge, request: gateway_pb2.SolveRequest) -> gateway_pb2.SolveResponse:
+async def _solve(front: Front, request: gateway_pb2.SolveRequest) -> gateway_pb2.SolveResponse:
     definition = request.definition if request.HasField("definition") else None
-    found = await bridge.solve(
+    found = await front.bridge.solve(
         request.frontend,
         dict(request.frontend_opt),
         definition,
@@ -112,7 +119,9 @@ async def _solve(bridge: Bridge, request: gateway_pb2.SolveRequest) -> gateway_p
         evaluate=request.evaluate,
         policies=request.source_policies,
     )
-    answer = gateway_pb2.SolveResponse(result=_result(bridge, found, arrays=request.allow_result_array_ref))
+    answer = gateway_pb2.SolveResponse(
+        result=_result(front.bridge, found, arrays=request.allow_result_array_ref)
+    )
     if not request.allow_result_return:
         answer.ref = found.ref.id if found.ref else ""
     return answer
@@ -139,49 +148,51 @@ def _shown(bridge: Bridge, ref: Ref | None) -> gateway_pb2.Ref:
     return gateway_pb2.Ref(id=ref.id, definition=bridge.definition(ref))
 
 
-async def _return(bridge: Bridge, request: gateway_pb2.ReturnRequest) -> gateway_pb2.ReturnResponse:
+async def _return(front: Front, request: gateway_pb2.ReturnRequest) -> gateway_pb2.ReturnResponse:
     if request.HasField("error"):
-        bridge.fail(request.error.message, request.error)
+        front.fail(request.error.message, request.error)
         return gateway_pb2.ReturnResponse()
     result = request.result
     metadata = dict(result.metadata)
     kind = result.WhichOneof("result")
     if kind == "refs":
-        refs = {name: bridge.ref(ref.id) for name, ref in result.refs.refs.items()}
-        bridge.give(FrontResult(refs=refs, metadata=metadata))
+        refs = {name: front.bridge.ref(ref.id) for name, ref in result.refs.refs.items()}
+        front.give(FrontResult(refs=refs, metadata=metadata))
     elif kind == "refs_deprecated":
-        refs = {name: bridge.ref(id) for name, id in result.refs_deprecated.refs.items()}
-        bridge.give(FrontResult(refs=refs, metadata=metadata))
+        refs = {name: front.bridge.ref(id) for name, id in result.refs_deprecated.refs.items()}
+        front.give(FrontResult(refs=refs, metadata=metadata))
     else:
         id = result.ref.id if kind == "ref" else result.ref_deprecated
-        bridge.give(FrontResult(ref=bridge.ref(id), metadata=metadata))
+        front.give(FrontResult(ref=front.bridge.ref(id), metadata=metadata))
     return gateway_pb2.ReturnResponse()
 
 
-async def _inputs(bridge: Bridge, request: gateway_pb2.InputsRequest) -> gateway_pb2.InputsResponse:
-    return gateway_pb2.InputsResponse(definitions=bridge.order.inputs)
+async def _inputs(front: Front, request: gateway_pb2.InputsRequest) -> gateway_pb2.InputsResponse:
+    return gateway_pb2.InputsResponse(definitions=front.inputs)
 
 
-async def _evaluate(bridge: Bridge, request: gateway_pb2.EvaluateRequest) -> gateway_pb2.EvaluateResponse:
-    await bridge.evaluate(request.ref)
+async def _evaluate(front: Front, request: gateway_pb2.EvaluateRequest) -> gateway_pb2.EvaluateResponse:
+    await front.bridge.evaluate(request.ref)
     return gateway_pb2.EvaluateResponse()
 
 
 # -- files
 
 
-async def _read_file(bridge: Bridge, request: gateway_pb2.ReadFileRequest) -> gateway_pb2.ReadFileResponse:
-    data = await bridge.read_file(request.ref, request.file_path, request.range.offset, request.range.length)
+async def _read_file(front: Front, request: gateway_pb2.ReadFileRequest) -> gateway_pb2.ReadFileResponse:
+    data = await front.bridge.read_file(
+        request.ref, request.file_path, request.range.offset, request.range.length
+    )
     return gateway_pb2.ReadFileResponse(data=data)
 
 
-async def _read_dir(bridge: Bridge, request: gateway_pb2.ReadDirRequest) -> gateway_pb2.ReadDirResponse:
-    entries = await bridge.read_directory(request.ref, request.dir_path, request.include_pattern)
+async def _read_dir(front: Front, request: gateway_pb2.ReadDirRequest) -> gateway_pb2.ReadDirResponse:
+    entries = await front.bridge.read_directory(request.ref, request.dir_path, request.include_pattern)
     return gateway_pb2.ReadDirResponse(entries=[fsutil_pb2.Stat(**each) for each in entries])
 
 
-async def _stat_file(bridge: Bridge, request: gateway_pb2.StatFileRequest) -> gateway_pb2.StatFileResponse:
-    found = await bridge.stat_file(request.ref, request.path)
+async def _stat_file(front: Front, request: gateway_pb2.StatFileRequest) -> gateway_pb2.StatFileResponse:
+    found = await front.bridge.stat_file(request.ref, request.path)
     return gateway_pb2.StatFileResponse(stat=fsutil_pb2.Stat(**found))
 
 
@@ -196,33 +207,37 @@ def _platform(request: Any) -> Platform | None:
 
 
 async def _resolve_image(
-    bridge: Bridge, request: gateway_pb2.ResolveImageConfigRequest
+    front: Front, request: gateway_pb2.ResolveImageConfigRequest
 ) -> gateway_pb2.ResolveImageConfigResponse:
     if request.resolver_type:
         unimplemented("resolving configurations of OCI layouts")
-    found = await bridge.image(request.ref, _platform(request), request.resolve_mode, request.source_policies)
+    found = await front.bridge.image(
+        request.ref, _platform(request), request.resolve_mode, request.source_policies, request.log_name
+    )
     return gateway_pb2.ResolveImageConfigResponse(digest=found.digest, config=found.config, ref=found.name)
 
 
 async def _resolve_source(
-    bridge: Bridge, request: gateway_pb2.ResolveSourceMetaRequest
+    front: Front, request: gateway_pb2.ResolveSourceMetaRequest
 ) -> gateway_pb2.ResolveSourceMetaResponse:
     source, policies = request.source, request.source_policies
-    identifier, attributes = bridge.source(source.identifier, dict(source.attrs), policies)
+    identifier, attributes = front.bridge.source(source.identifier, dict(source.attrs), policies)
     answer = gateway_pb2.ResolveSourceMetaResponse(
         source=ops_pb2.SourceOp(identifier=identifier, attrs=attributes)
     )
     scheme, _, name = identifier.partition("://")
     if scheme == "docker-image":
-        found = await bridge.image(name, _platform(request), request.resolve_mode, policies)
+        found = await front.bridge.image(
+            name, _platform(request), request.resolve_mode, policies, request.log_name
+        )
         answer.image.digest = found.digest
         if not request.image.no_config:
             answer.image.config = found.config
     return answer
 
 
-async def _warn(bridge: Bridge, request: gateway_pb2.WarnRequest) -> gateway_pb2.WarnResponse:
-    bridge.warn(
+async def _warn(front: Front, request: gateway_pb2.WarnRequest) -> gateway_pb2.WarnResponse:
+    front.bridge.warn(
         request.digest,
         Remark(
             request.short.decode("utf-8", "replace"),

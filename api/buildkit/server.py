@@ -12,6 +12,9 @@ from api.hijack import Raw
 from daemon.rpc import serving
 
 if TYPE_CHECKING:
+    from socket import socket
+
+    from daemon.build.doors.fronts import Front
     from daemon.engine import Engine
 
 
@@ -19,3 +22,8 @@ async def serve(engine: Engine, raw: Raw) -> None:
     """Until the client goes; what it had under way is cancelled and over when this returns."""
     services = (Control(engine), Bridges(engine), Content(engine), Health())
     await serving.serve(raw.socket, raw.early, services)
+
+
+async def serve_front(engine: Engine, front: Front, connection: socket) -> None:
+    """A front end that runs as an image, on its stdin and stdout."""
+    await serving.serve(connection, b"", (Bridges(engine, front), Health()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -59,3 +60,23 @@ def worker(engine: Engine) -> worker_pb2.WorkerRecord:
         gc_policy=policies,
         buildkit_version=VERSION,
     )
+
+
+def described(engine: Engine) -> str:
+    """JSON, as front ends that run as images get it in BUILDKIT_WORKERS (BuildKit client.WorkerInfo)."""
+    known = worker(engine)
+    version = known.buildkit_version
+    found = {
+        "id": known.id,
+        "labels": dict(known.labels),
+        "platforms": [
+            {"architecture": each.architecture, "os": each.os, **({"variant": each.variant} if each.variant else {})}
+            for each in known.platforms
+        ],
+        "gcPolicy": None,
+        "buildkitVersion": {
+            "package": version.package, "version": version.version, "revision": version.revision,
+        },
+        "cdiDevices": None,
+    }  # fmt: skip
+    return json.dumps([found], separators=(",", ":"))

@@ -22,6 +22,7 @@ from daemon.images.model import chain_ids
 from storage.gc import Lease
 
 if TYPE_CHECKING:
+    from daemon.build.doors.fronts import ImageDoor
     from daemon.build.sources.policy import SourcePolicies
     from daemon.containers.context import Context
     from daemon.images.model import AuthConfig
@@ -100,6 +101,8 @@ class Bench:
     digests: dict[tuple[Any, ...], str] = field(default_factory=dict)
     """Content digests within layers, which never change."""
     deleting: set[asyncio.Task[None]] = field(default_factory=set)
+    image_door: ImageDoor | None = None
+    """How front ends that run as images reach us."""
     shown: dict[str, None] = field(default_factory=dict)
     """Steps that only configure and were shown before: the classic door calls them cached."""
 

@@ -12,7 +12,8 @@ import pytest
 from api.buildkit.control import order_of
 from daemon.build.dockerfile.source import DockerfileError, Source, Span, locate
 from daemon.build.doors import failure, second
-from daemon.build.doors.bridge import Failed, Stopped, UnsupportedSubrequest
+from daemon.build.doors.bridge import Stopped
+from daemon.build.doors.fronts import Failed, UnsupportedSubrequest
 from daemon.build.doors.history import History, Past
 from daemon.build.doors.telling import MOST, Teller
 from daemon.build.graph import About, Exec, Output, Vertex

@@ -16,13 +16,14 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from daemon.build.bench import Bench, Job, Result
 from daemon.build.dockerfile.ignore import lines
 from daemon.build.dockerfile.source import MAX_SIZE
+from daemon.build.doors.fronts import Front, FrontResult, Ref, UnsupportedSubrequest
 from daemon.build.graph import Output
 from daemon.build.outcome import BuildRecord, Made, Outcome, SourceUsed
 from daemon.build.solver.entitlements import granted
@@ -43,53 +44,7 @@ if TYPE_CHECKING:
 
 CONFIG, PLATFORMS, EPOCH = "containerimage.config", "refs.platforms", "source.date.epoch"
 """Keys of a result's metadata (exporter/containerimage/exptypes)."""
-FRONTEND_CAPS = frozenset(
-    (
-        "moby.buildkit.frontend.inputs",
-        "moby.buildkit.frontend.subrequests",
-        "moby.buildkit.frontend.contexts",
-        "moby.buildkit.frontend.contexts+forward",
-        "moby.buildkit.frontend.subrequests+forward",
-        "moby.buildkit.frontend.gitquerystring",
-    )
-)
-"""What a client may demand of the front end in `frontend.caps`."""
 T = TypeVar("T")
-
-
-class UnsupportedSubrequest(InvalidArgument):
-    def __init__(self, name: str) -> None:
-        self.name = name
-        super().__init__(f"unsupported request {name}")
-
-
-class UnsupportedCap(InvalidArgument):
-    def __init__(self, name: str) -> None:
-        self.name = name
-        super().__init__(f"unsupported frontend capability {name}")
-
-
-@dataclass(frozen=True)
-class Ref:
-    """A tree that a front end made a plan of. `id` empty: scratch."""
-
-    id: str
-    output: Output | None = None
-    scans: Mapping[str, Output | None] = field(default_factory=dict)
-    """Trees besides it that an SBOM is to tell of."""
-
-
-@dataclass(frozen=True)
-class FrontResult:
-    """What a front end gives: one reference, or one for each platform; and words about them."""
-
-    ref: Ref | None = None
-    refs: Mapping[str, Ref] | None = None
-    metadata: Mapping[str, bytes] = field(default_factory=dict)
-
-    def each(self) -> list[tuple[str, Ref | None]]:
-        """(platform's ID, reference); the ID of the only one is empty."""
-        return [("", self.ref)] if self.refs is None else list(self.refs.items())
 
 
 @dataclass(frozen=True)
@@ -107,14 +62,6 @@ class Stopped(Unavailable):
         super().__init__(CANCELED)
 
 
-class Failed(InvalidArgument):
-    """The client's own front end failed; `status` is its gRPC status as it came, to go back as it is."""
-
-    def __init__(self, message: str, returned: Any) -> None:
-        super().__init__(message)
-        self.returned = returned
-
-
 class Bridge:
     """`async with`: everything the build holds is given back at the end, whatever happens."""
 
@@ -129,12 +76,12 @@ class Bridge:
         self.job.entitlements = granted(order.entitlements, ctx.config.builder.entitlements)
         self._refs: dict[str, Ref] = {}
         self._known: Known = {}
-        self._returned: asyncio.Future[FrontResult] = asyncio.get_running_loop().create_future()
+        self.client = Front(self, order.inputs)
+        """The client, as a front end of its own."""
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._working: set[asyncio.Task[Any]] = set()
         self._over = False
-        for future in (self._returned, self._ready):
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._ready.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def __aenter__(self) -> Bridge:
         await asyncio.to_thread(self.job.directory.mkdir, mode=0o700, parents=True)
@@ -149,8 +96,8 @@ class Bridge:
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
-        for future in (self._ready, self._returned):
-            future.cancel()
+        self._ready.cancel()
+        self.client.close()
         try:
             await self.job.stack.aclose()
         finally:
@@ -248,7 +195,7 @@ class Bridge:
         order = self.order
         if order.frontend or order.definition is not None:
             return await self._solved(order.frontend, order.attrs, order.definition, order.inputs)
-        return await asyncio.shield(self._returned)
+        return await self.client.returned()
 
     async def _outcome(self, returned: FrontResult) -> Outcome:
         named = _platforms(returned.metadata)
@@ -373,6 +320,7 @@ class Bridge:
         inputs: Mapping[str, pb.Definition],
     ) -> FrontResult:
         from daemon.build import llb
+        from daemon.build.doors import frontends
 
         if definition is not None and (definition.ops or not frontend):
             output = llb.decode(definition, self._known) if definition.ops else None
@@ -381,24 +329,49 @@ class Bridge:
             return FrontResult()
         if frontend not in ("dockerfile.v0", "gateway.v0"):
             raise NotFound(f"frontend not found: {frontend}")
-        attrs = {name: value for name, value in attrs.items() if name not in ("source", "cmdline")}
-        self._front = self._front or ("dockerfile.v0", attrs)
         given = {name: llb.decode(each, self._known) for name, each in inputs.items()}
-        return await self._dockerfile(attrs, given)
+        if frontend == "gateway.v0" and not frontends.built_in(frontends.source(attrs)):
+            return await self._image_front_end(attrs, inputs, given)
+        return await self._dockerfile(attrs, inputs, given)
 
-    async def _dockerfile(self, attrs: Mapping[str, str], inputs: Mapping[str, Output | None]) -> FrontResult:
-        """The front end dockerfile.v0; any other that a `# syntax=` or a client names is it as well."""
+    async def _image_front_end(
+        self,
+        attrs: Mapping[str, str],
+        inputs: Mapping[str, pb.Definition],
+        given: Mapping[str, Output | None],
+    ) -> FrontResult:
+        from daemon.build.doors import frontends
+
+        self._front = self._front or ("gateway.v0", attrs)
+        return await frontends.run(self._bench, self.job, self._ctx, Front(self, inputs), attrs, given)
+
+    async def _dockerfile(
+        self,
+        attrs: Mapping[str, str],
+        inputs: Mapping[str, pb.Definition],
+        given: Mapping[str, Output | None],
+    ) -> FrontResult:
+        """The front end dockerfile.v0, or the image that its file names as another."""
+        from daemon.build.doors import frontends
         from daemon.build.frontend import planning
 
-        for cap in filter(None, attrs.get("frontend.caps", "").split(",")):
-            if cap not in FRONTEND_CAPS:
-                raise UnsupportedCap(cap)
+        refusal = frontends.refusal(attrs)
+        if refusal is not None and not refusal.forward:
+            raise refusal
+        planned_for = {name: value for name, value in attrs.items() if name not in ("source", "cmdline")}
+        planner = planning.begin(self._bench, self.job, self._ctx, planned_for, given)
+        if (other := await frontends.other(planner, attrs)) is not None:
+            with other.blamed():
+                return await self._image_front_end(other.attrs, inputs, given)
+        if refusal is not None:
+            raise refusal
+        self._front = self._front or ("dockerfile.v0", planned_for)
         if request := attrs.get("requestid"):
-            answer = await planning.subrequest(self._bench, self.job, self._ctx, attrs, inputs)
+            answer = await planner.subrequest(request)
             if answer is None:
                 raise UnsupportedSubrequest(request)
             return FrontResult(metadata=answer)
-        planned = await planning.plan(self._bench, self.job, self._ctx, attrs, inputs)
+        planned = await planner.plan()
         several = planning.multi(attrs)
         metadata: dict[str, bytes] = {}
         refs: dict[str, Ref] = {}
@@ -473,15 +446,21 @@ class Bridge:
         return allowed(self._policies(policies), identifier, attributes)
 
     async def image(
-        self, name: str, platform: Platform | None, mode: str, policies: Sequence[Policy] = ()
+        self,
+        name: str,
+        platform: Platform | None,
+        mode: str,
+        policies: Sequence[Policy] = (),
+        shown: str = "",
     ) -> ImageFound:
-        """What an image's name means, and its configuration. `policies`: besides the build's own."""
+        """What an image's name means, and its configuration. `policies`: besides the build's own; `shown`: the step."""
         from daemon.build.sources.images import Images
 
         await asyncio.shield(self._ready)
+        step = shown or f"resolve image config for docker-image://{name}"
         images = Images(
-            self._bench, self.job, self._ctx, mode or "default", self.job.credentials, self.job.step,
-            policy=self._policies(policies),
+            self._bench, self.job, self._ctx, mode or "default", self.job.credentials,
+            lambda _: self.job.step(step), worded=False, policy=self._policies(policies),
         )  # fmt: skip
         found = await images.image(name, str(platform) if platform else "")
         pinned = found.identifier.removeprefix("docker-image://")
@@ -494,16 +473,6 @@ class Bridge:
         progress = known.get(digest) or next(iter(known.values()), None)
         if progress is not None:
             progress.warn(remark)
-
-    def give(self, result: FrontResult) -> None:
-        """The client's result: what is exported."""
-        if not self._returned.done():
-            self._returned.set_result(result)
-
-    def fail(self, message: str, returned: Any) -> None:
-        """The client's front end failed."""
-        if not self._returned.done():
-            self._returned.set_exception(Failed(message, returned))
 
 
 def _write(directory: Path, files: Mapping[str, bytes | None]) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from daemon.build.dockerfile.source import DockerfileError, Source, Span, place_of
-from daemon.build.doors.bridge import Failed, Stopped, UnsupportedCap, UnsupportedSubrequest
+from daemon.build.doors.bridge import Stopped
+from daemon.build.doors.fronts import Failed, UnsupportedCap, UnsupportedSubrequest
 from daemon.build.proto import rpc_pb2
 from daemon.build.solver.solve import StepFailed
 from daemon.build.steps import CANCELED
@@ -29,13 +30,22 @@ Json = dict[str, Any]
 def status(error: BaseException) -> rpc_pb2.Status:
     """The gRPC status. Most are UNKNOWN, whose sentence clients print without a code before it."""
     if isinstance(error, Failed):
-        returned: rpc_pb2.Status = error.returned
-        return returned
+        return _returned(error)
     if isinstance(error, asyncio.CancelledError | Stopped):
         return rpc_pb2.Status(code=CANCELLED, message=CANCELED)
     found = rpc_pb2.Status(code=_code(error), message=sentence(error))
     for name, detail in _details(error):
         found.details.add(type_url=_TYPES.format(name), value=json.dumps(detail).encode())
+    return found
+
+
+def _returned(error: Failed) -> rpc_pb2.Status:
+    """As it came; and where the file is that named the front end, if the front end told of no place."""
+    returned: rpc_pb2.Status = error.returned
+    if (place := place_of(error)) is None:
+        return returned
+    found = rpc_pb2.Status.FromString(returned.SerializeToString())
+    found.details.add(type_url=_TYPES.format("Source"), value=json.dumps(excerpt(*place)).encode())
     return found
 
 

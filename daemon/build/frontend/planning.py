@@ -33,6 +33,8 @@ from daemon.images.platforms import Platform
 if TYPE_CHECKING:
     from daemon.containers.context import Context
 
+AT_ONCE = 16 << 10
+"""Bytes of a Dockerfile that are parsed in less time than a thread takes to begin."""
 multi = options_of.several
 """Whether the result is to be one of several platforms (an index), even if there is one."""
 
@@ -49,28 +51,14 @@ async def plan(
     bench: Bench, job: Job, ctx: Context, opts: Mapping[str, str], inputs: Mapping[str, Output | None]
 ) -> list[Planned]:
     """In the order in which the platforms were asked for. `opts`: the attributes, as the client sent them."""
-    options = options_of.read(opts)
-    planning = Planning(bench, job, ctx, options, inputs)
-    dockerfile, source = await planning.dockerfile()
-    _warn(job, dockerfile, options, source)
-    wanted: tuple[Platform | None, ...] = options.platforms or (None,)
-    built = await asyncio.gather(*(planning.build(dockerfile, platform) for platform in wanted))
-    return [
-        Planned(platform or platforms.local(), each) for platform, each in zip(wanted, built, strict=True)
-    ]
+    return await begin(bench, job, ctx, opts, inputs).plan()
 
 
-async def subrequest(
+def begin(
     bench: Bench, job: Job, ctx: Context, opts: Mapping[str, str], inputs: Mapping[str, Output | None]
-) -> dict[str, bytes] | None:
-    """frontend.lint, frontend.outline, frontend.targets (`opts["requestid"]`): the result's metadata; None: no such."""
-    from daemon.build.frontend import subrequests
-
-    if opts.get("requestid") not in subrequests.KNOWN:
-        return None
-    options = options_of.read(opts)
-    dockerfile, _ = await Planning(bench, job, ctx, options, inputs).dockerfile()
-    return subrequests.answer(opts["requestid"], dockerfile, options)
+) -> Planning:
+    """Nothing is read yet. InvalidArgument for attributes that mean nothing."""
+    return Planning(bench, job, ctx, options_of.read(opts), inputs)
 
 
 class Planning:
@@ -79,25 +67,53 @@ class Planning:
     def __init__(
         self, bench: Bench, job: Job, ctx: Context, options: Options, inputs: Mapping[str, Output | None]
     ) -> None:
-        self._options = options
+        self._job, self._options = job, options
         self._images = Images(
             bench, job, ctx, options.mode, job.credentials, job.step, several=options.several
         )
         job.resolver = self._images
         self._sources = Sources(bench, job, options, inputs, self._images)
         self._main: MainContext | None = None
+        self._file: tuple[str, bytes, Output | None] | None = None
+
+    async def read(self) -> tuple[str, bytes]:
+        """The Dockerfile's name and bytes: what may be for another front end."""
+        if self._main is None:
+            self._main = await self._sources.main()
+            self._file = await self._sources.dockerfile(self._main)
+        assert self._file is not None
+        return self._file[0], self._file[1]
 
     async def dockerfile(self) -> tuple[Dockerfile, Output | None]:
         """Parsed, and the source that it was read from."""
-        self._main = await self._sources.main()
-        name, data, source = await self._sources.dockerfile(self._main)
+        name, data = await self.read()
+        assert self._file is not None
         if not data:
             raise DockerfileError("the Dockerfile cannot be empty")
-        dockerfile = await asyncio.to_thread(parse, data, name)
+        dockerfile = parse(data, name) if len(data) <= AT_ONCE else await asyncio.to_thread(parse, data, name)
         if self._options.check is not None:
             directives = replace(dockerfile.directives, check=self._options.check)
             dockerfile = replace(dockerfile, directives=directives)
-        return dockerfile, source
+        return dockerfile, self._file[2]
+
+    async def plan(self) -> list[Planned]:
+        """In the order in which the platforms were asked for."""
+        dockerfile, source = await self.dockerfile()
+        _warn(self._job, dockerfile, self._options, source)
+        wanted: tuple[Platform | None, ...] = self._options.platforms or (None,)
+        built = await asyncio.gather(*(self.build(dockerfile, platform) for platform in wanted))
+        return [
+            Planned(platform or platforms.local(), each) for platform, each in zip(wanted, built, strict=True)
+        ]
+
+    async def subrequest(self, name: str) -> dict[str, bytes] | None:
+        """frontend.lint, frontend.outline, frontend.targets: the result's metadata; None: there is no such."""
+        from daemon.build.frontend import subrequests
+
+        if name not in subrequests.KNOWN:
+            return None
+        dockerfile, _ = await self.dockerfile()
+        return subrequests.answer(name, dockerfile, self._options)
 
     async def build(self, dockerfile: Dockerfile, platform: Platform | None) -> Built:
         """The graph for one platform."""

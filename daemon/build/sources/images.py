@@ -94,6 +94,8 @@ class Images:
     steps: Steps = unseen
     several: bool = False
     """Of several platforms: steps' names tell which."""
+    worded: bool = True
+    """Errors begin with the name as it was asked for: the Dockerfile's front end says so."""
     policy: SourcePolicies | None = None
     """None: the build's own."""
     _known: dict[tuple[str, str], ResolvedImage] = field(default_factory=dict)
@@ -174,10 +176,14 @@ class Images:
             identifier, _ = policy.evaluate(f"{PREFIX}{name}", {})
         except Forbidden as error:
             reason = f"could not resolve image due to policy: {error}"
-            raise Forbidden(f"{text}: failed to resolve source metadata for {name}: {reason}") from None
+            sentence = f"{self._asked(text)}failed to resolve source metadata for {name}: {reason}"
+            raise Forbidden(sentence) from None
         if not identifier.startswith(PREFIX):
             raise NoImage(text, name, identifier)
         return reference.parse(identifier.removeprefix(PREFIX)).with_default_tag()
+
+    def _asked(self, text: str) -> str:
+        return f"{text}: " if self.worded else ""
 
     def _local(self, name: Reference, platform: Platform | None) -> Image | None:
         """By its name, or by its digest alone: what was local may have no name in a registry."""
@@ -207,11 +213,11 @@ class Images:
             if isinstance(error, NotFound) and reason.startswith("manifest for"):
                 reason = f"{name}: not found"
             raise _worded(
-                type(error), f"{text}: failed to resolve source metadata for {name}: {reason}"
+                type(error), f"{self._asked(text)}failed to resolve source metadata for {name}: {reason}"
             ) from error
         if wanted is not None and not platforms.satisfies(wanted, fetch.config):
             offered = Platform.of(fetch.config)
-            raise NotFound(f"{text}: no match for platform {wanted} in manifest: {offered} is what there is")
+            raise NotFound(f"{self._asked(text)}no match for platform {wanted} in manifest: {offered} is what there is")
         identifier = _identifier(name, fetch.digest)
         self._fetches[identifier, _foreign(platform)] = fetch
         self.job.resolved[f"{PREFIX}{name}"] = fetch.digest
