@@ -187,10 +187,12 @@ async def serve(settings: options.Settings, listeners: Sequence[Listener]) -> No
     """Imports are here: FastAPI's own models, which nothing uses, are left unbuilt (1.2 MB less)."""
     BaseModel.model_config["defer_build"] = True
     from api.app import create_app
+    from api.frontends import FrontEnds
     from daemon.engine import Engine
 
     config = settings.config
     engine = await Engine.open(config)
+    engine.builds.image_door = FrontEnds(engine)
     server = Server(create_app(engine), listeners, _tls(config))
     daemon = Daemon(settings, engine, server)
     try:

@@ -14,6 +14,7 @@ from daemon.build.upkeep.cache import Cache
 
 if TYPE_CHECKING:
     from daemon.build.bench import Bench
+    from daemon.build.doors.fronts import ImageDoor
     from daemon.build.doors.gateway import Gateway
     from daemon.build.request import BuildRequest
     from daemon.build.session.sessions import Sessions
@@ -43,6 +44,8 @@ class Builds:
         self._bench: Bench | None = None
         self._gateway: Gateway | None = None
         self._keeper: Housekeeping | None = None
+        self.image_door: ImageDoor | None = None
+        """How front ends that run as images reach us; the API sets it before the first build."""
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._collecting: asyncio.Task[Any] | None = None
 
@@ -117,6 +120,7 @@ class Builds:
             sessions = Sessions(workshop, root / "build" / "contexts", config.exec_root / "build")
             mounts = CacheMounts(root / "build" / "cache")
             self._bench = Bench(self._ctx, self._store, self.cache, workshop, root / "tmp", mounts, sessions)
+            self._bench.image_door = self.image_door
         return self._bench
 
     @property
