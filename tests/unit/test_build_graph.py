@@ -15,7 +15,7 @@ from daemon.build.frontend.dispatch import INSTRUCTIONS
 from daemon.build.frontend.stages import Built, Frontend, Request, ResolvedImage
 from daemon.build.graph import CopyFiles, Exec, File, Merge, Mkdir, Output, Source, Vertex, ordered
 from daemon.build.upkeep.cache import duration, identifier
-from storage.errors import InvalidArgument, NotFound
+from storage.errors import Internal, InvalidArgument, NotFound
 
 LAYER = "sha256:" + "a" * 64
 
@@ -68,6 +68,30 @@ async def test_only_needed_stages_ask_for_images() -> None:
 async def test_a_later_stage_may_be_copied_from() -> None:
     built = await build("FROM base AS a\nCOPY --from=b /x /\nFROM base AS b\nRUN y", target="a")
     assert any(isinstance(each, Exec) for each in operations(built))
+
+
+async def test_a_circle_anywhere_is_refused_with_the_first_stage_that_leads_to_it() -> None:
+    text = "FROM base AS x\nFROM base AS a\nCOPY --from=b / /\nFROM base AS b\nCOPY --from=a / /\nFROM base"
+    for target in ("", "x"):
+        with pytest.raises(DockerfileError, match="circular dependency detected on stage: a") as raised:
+            await build(text, target=target)
+        assert raised.value.spans[0].first == 3
+
+
+async def test_stages_are_targets_by_name_alone() -> None:
+    with pytest.raises(DockerfileError, match=r"target stage .0. could not be found"):
+        await build("FROM base AS a\nFROM base", target="0")
+
+
+async def test_a_near_stage_is_named_whatever_an_image_failed_of() -> None:
+    class Unreachable(Images):
+        async def image(self, reference: str, platform: str) -> ResolvedImage:
+            if reference == "bulder":
+                raise Internal("no such host")
+            return await super().image(reference, platform)
+
+    with pytest.raises(Internal, match=r"no such host \(did you mean builder\?\)"):
+        await build("FROM base AS builder\nFROM base\nCOPY --from=bulder / /", Unreachable())
 
 
 async def test_exec_sees_arguments_the_image_does_not() -> None:

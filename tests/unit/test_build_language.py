@@ -84,6 +84,21 @@ def test_a_heredoc_alone() -> None:
     assert command.heredocs[0].content == "echo 1\n# no comment\n"
 
 
+def test_a_heredoc_keeps_carriage_returns_no_other_line_does() -> None:
+    command = only("FROM a\r\nRUN <<EOF\r\necho 1\r\necho 2\nEOF\r\n")
+    assert isinstance(command, ins.Run)
+    assert command.heredocs[0].content == "echo 1\r\necho 2\n"
+
+
+def test_an_instruction_is_known_as_it_was_written() -> None:
+    assert only("FROM a\ncopy \\\n   f   /g  \n").original == "copy    f   /g"
+
+
+def test_an_empty_continuation_is_told_at_the_end_of_its_instruction() -> None:
+    found = parse("FROM a\nRUN x \\\n\n\n y\nRUN z \\\n\n\n").empty_continuations
+    assert [span.first for span in found] == [5, 8]
+
+
 def test_several_heredocs_with_an_interpreter_line() -> None:
     command = only("RUN 3<<A cat <<-'B'\nx\nA\n\ty $v\n\tB")
     assert isinstance(command, ins.Run)
@@ -160,7 +175,7 @@ def test_expansion(text: str, expected: str) -> None:
         ('"a', "looking for matching double-quote"),
         ("'a", "looking for matching single-quote"),
         ("${u:?is needed}", "u: is needed"),
-        ("${u?}", "u: not set"),
+        ("${u?}", "u: is not allowed to be unset"),
     ],
 )
 def test_bad_expansion(text: str, part: str) -> None:

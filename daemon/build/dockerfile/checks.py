@@ -317,7 +317,7 @@ class _Checker:
         for text in _expanded(command):
             for name in self._used(text):
                 defaulted = re.search(rf"\$\{{{re.escape(name)}:?[-+]", text)
-                if name not in known and not name.isdigit() and not defaulted:
+                if name not in known and not defaulted:
                     hint = nearest(name, sorted(known), fold=False).replace("did you mean ", "did you mean $")
                     yield Finding(
                         "UndefinedVar", f"Usage of undefined variable '${name}'{hint}", command.span
@@ -334,7 +334,8 @@ def _expanded(command: ins.Command) -> list[str]:
         case ins.Env() | ins.Label() | ins.Arg():
             return [pair.value for pair in command.pairs if pair.value]
         case ins.Copy() | ins.Add():
-            return [*command.sources, command.target, command.chown, command.chmod]
+            inline = [head.text for head in command.heredocs if head.expand]
+            return [*command.sources, command.target, command.chown, command.chmod, *inline]
         case ins.Workdir():
             return [command.path]
         case ins.User():

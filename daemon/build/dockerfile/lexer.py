@@ -52,13 +52,11 @@ class Statement:
     name: str
     rest: str
     span: Span
+    original: str
+    """The whole line as written, continuations joined."""
     heredocs: tuple[Heredoc, ...] = ()
     comments: tuple[str, ...] = ()
     """Comment lines right above it."""
-
-    @property
-    def original(self) -> str:
-        return f"{self.name} {self.rest}" if self.rest else self.name
 
 
 @dataclass
@@ -111,12 +109,16 @@ class _Lexing:
         text, empty_at = self._joined(line)
         span = Span(first, self._at)
         if empty_at:
-            self._lexed.empty_continuations.append(span)
-        name, rest = _split(text.strip(_BLANK))
+            last = self._at - (self._at == len(self._lines) and not self._lines[-1])
+            self._lexed.empty_continuations.append(Span(last, last))
+        original = text.strip(_BLANK)
+        name, rest = _split(original)
         heredocs = tuple(self._heredocs(name, rest, span))
         comments, self._comments = tuple(self._comments), []
         if name:
-            self._lexed.statements.append(Statement(name, rest, Span(first, self._at), heredocs, comments))
+            self._lexed.statements.append(
+                Statement(name, rest, Span(first, self._at), original, heredocs, comments)
+            )
 
     def _joined(self, line: str) -> tuple[str, bool]:
         """The logical line that begins with `line`; whether an empty line stood in it."""
@@ -161,7 +163,7 @@ class _Lexing:
             self._at += 1
             if (line.lstrip("\t") if head.chomp else line) == head.name:
                 return Heredoc(head.name, "".join(content), head.expand, head.chomp, head.descriptor)
-            content.append(line + "\n")
+            content.append(line + ("\r\n" if self._at in self._source.returns else "\n"))
         raise self._error("unterminated heredoc", Span(span.first, self._at - (self._lines[-1] == "")))
 
 

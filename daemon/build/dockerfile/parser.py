@@ -59,8 +59,10 @@ def parse(data: bytes | str, name: str = "Dockerfile") -> Dockerfile:
     if len(data) > MAX_SIZE:
         raise DockerfileError(f"the Dockerfile is larger than {MAX_SIZE >> 20} MiB")
     text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
-    lines = tuple(line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n"))
-    source = Source(name, lines)
+    written = text.removeprefix("\ufeff").split("\n")
+    lines = tuple(line.removesuffix("\r") for line in written) if "\r" in text else tuple(written)
+    returns = frozenset(number for number, line in enumerate(written, 1) if line.endswith("\r"))
+    source = Source(name, lines, returns)
     if "\0" in text:
         raise DockerfileError("the Dockerfile holds a NUL character", source)
     found = directives.read(source)
@@ -146,7 +148,10 @@ class _Parsing:
         return reader(_Read(verb, rest, given, statement, self._escape, base))
 
 
+_NO_TARGET = "requires at least two arguments, but only one was provided. Destination could not be determined"
 _TOO_FEW = {
+    "ADD": f"ADD {_NO_TARGET}",
+    "COPY": f"COPY {_NO_TARGET}",
     "FROM": "FROM requires either one or three arguments",
     "USER": "USER requires exactly one argument",
     "WORKDIR": "WORKDIR requires exactly one argument",
@@ -244,12 +249,7 @@ def _entrypoint(read: _Read) -> ins.Entrypoint:
 def _files(read: _Read) -> dict[str, Any]:
     words = read.words_or_json()
     if len(words) < 2:
-        if not words:
-            raise DockerfileError(f"{read.verb} requires at least one argument")
-        raise DockerfileError(
-            f"{read.verb} requires at least two arguments, but only one was provided. "
-            "Destination could not be determined"
-        )
+        raise DockerfileError(_TOO_FEW[read.verb])
     inline = {head.name: head for head in read.statement.heredocs}
     sources: list[str] = []
     heredocs: list[lexer.Heredoc] = []

@@ -30,6 +30,8 @@ class Source:
 
     name: str
     lines: tuple[str, ...] = field(repr=False)
+    returns: frozenset[int] = field(default=frozenset(), repr=False)
+    """Numbers of the lines that end in a carriage return, which heredocs keep."""
 
     def excerpt(self, *spans: Span) -> str:
         """The lines with their neighbours, marked; as BuildKit's clients show it (solver/errdefs/source.go)."""

@@ -264,7 +264,7 @@ class _Run:
             return value or ""
         if kind == "-":
             return word
-        meaning = word or ("not set" if value is None else "not allowed to be empty" if colon else "not set")
+        meaning = word or f"is not allowed to be {'unset' if value is None else 'empty'}"
         raise WordError(f"{name}: {meaning}")
 
     def _strip(self, name: str, side: str, start: int, depth: int) -> str:
@@ -291,7 +291,7 @@ class _Run:
     def _operand(self, stop: str, depth: int) -> str:
         word = self.until(stop, depth)
         if self.text[self.at : self.at + 1] != stop:
-            raise WordError("syntax error: missing '}'" if stop == "}" else f"syntax error: missing '{stop}'")
+            raise WordError(_missing(stop))
         self.at += 1
         return word
 
@@ -314,7 +314,7 @@ class _Run:
             else:
                 out.append(character)
                 self.at += 1
-        raise WordError(f"syntax error: missing '{stop}'")
+        raise WordError(_missing(stop))
 
 
 # -- patterns: a word of literals, `?` and `*`, matched in time of length × length at most
@@ -373,6 +373,10 @@ def _closure(states: set[int], tokens: tuple[str, ...]) -> set[int]:
 def _check_cost(value: str, tokens: tuple[str, ...]) -> None:
     if len(value) * max(len(tokens), 1) > 4 << 20:
         raise WordError("the value and the pattern are too long to be matched")
+
+
+def _missing(stop: str) -> str:
+    return f"syntax error: missing '{stop}'{' in ${}' if stop == '/' else ''}"
 
 
 def _in_name(character: str) -> bool:

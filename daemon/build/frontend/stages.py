@@ -147,6 +147,7 @@ class Frontend:
         stages = [await self._named(number, stage) for number, stage in enumerate(self._file.stages)]
         for number, named in enumerate(stages):
             stages[number] = replace(named, needs=self._needs(named))
+        self._check_circles(stages)
         target = self._target()
         needed = self._ordered(target, stages)
         steps: list[Step] = []
@@ -275,8 +276,6 @@ class Frontend:
             return len(self._file.stages) - 1
         if wanted.lower() in self._aliases:
             return self._aliases[wanted.lower()]
-        if wanted.isdigit() and len(wanted) < 7 and int(wanted) < len(self._file.stages):
-            return int(wanted)
         hint = nearest(wanted, tuple(self._aliases))
         raise DockerfileError(f'target stage "{wanted}" could not be found{hint}')
 
@@ -287,23 +286,17 @@ class Frontend:
         raise DockerfileError(f"circular dependency detected on stage: {name}", self._file.source, spans)
 
     def _ordered(self, target: int, stages: Sequence[_Named]) -> list[int]:
-        """Needed stages, each behind those it needs; without recursion, for there may be 10,000."""
+        """Needed stages, each behind those it needs."""
         done: dict[int, None] = {}
-        entered = {target}
-        stack = [(target, iter(stages[target].needs))]
-        while stack:
-            number, rest = stack[-1]
-            following = next(rest, None)
-            if following is None:
-                stack.pop()
-                entered.discard(number)
-                done[number] = None
-            elif following in entered:
-                self._circular(following)
-            elif following not in done:
-                entered.add(following)
-                stack.append((following, iter(stages[following].needs)))
+        _visit(target, stages, done)
         return list(done)
+
+    def _check_circles(self, stages: Sequence[_Named]) -> None:
+        """All stages, needed or not; the first from which a circle is reached is named, as BuildKit does."""
+        done: dict[int, None] = {}
+        for number in range(len(stages)):
+            if not _visit(number, stages, done):
+                self._circular(number)
 
     # -- stages
 
@@ -425,6 +418,7 @@ class Frontend:
             sentence = f"{error}{hint}"
             raise NoImage(sentence, self._file.source, [instruction.span]) from None
         except PydError as error:
+            error.args = (f"{error}{nearest(reference, tuple(self._aliases))}",)
             locate(error, self._file.source, instruction.span)
             raise
         shown = image.identifier.removeprefix("docker-image://")
@@ -475,6 +469,27 @@ class Frontend:
 
 class NoImage(NotFound, DockerfileError):
     """A base image that there is not, and where it is asked for."""
+
+
+def _visit(start: int, stages: Sequence[_Named], done: dict[int, None]) -> bool:
+    """Adds what `start` needs, and it, to `done`. False: there is a circle. No recursion: there may be thousands."""
+    if start in done:
+        return True
+    entered = {start}
+    stack = [(start, iter(stages[start].needs))]
+    while stack:
+        number, rest = stack[-1]
+        following = next(rest, None)
+        if following is None:
+            stack.pop()
+            entered.discard(number)
+            done[number] = None
+        elif following in entered:
+            return False
+        elif following not in done:
+            entered.add(following)
+            stack.append((following, iter(stages[following].needs)))
+    return True
 
 
 def _origins(command: ins.Command) -> list[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.build.bench import Bench, Job, Result
+from daemon.build.frontend.imageconfig import quoted
 from daemon.build.graph import Exec
 from daemon.build.solver import runmounts
 from daemon.clock import now_ns
@@ -50,7 +51,7 @@ class ProcessFailed(InvalidArgument):
     def __init__(self, args: tuple[str, ...], status: int, reason: str = "") -> None:
         self.arguments, self.exit_code = args, status
         how = reason or f"exit code: {status}"
-        super().__init__(f'process "{" ".join(args)}" did not complete successfully: {how}')
+        super().__init__(f"process {quoted(' '.join(args))} did not complete successfully: {how}")
 
 
 @dataclass(frozen=True)
