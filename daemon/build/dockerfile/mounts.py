@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from daemon.build.dockerfile.source import SyntaxProblem, nearest
 
 KINDS = ("bind", "cache", "tmpfs", "secret", "ssh")
 SHARING = ("shared", "private", "locked")
-_KEYS = (
-    "type", "from", "source", "src", "target", "dst", "destination", "readonly", "ro", "readwrite", "rw",
-    "required", "size", "id", "sharing", "mode", "uid", "gid", "env",
-)  # fmt: skip
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmgtp]?)(i?b?)", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 
@@ -51,51 +48,34 @@ def parse(text: str) -> Mount:
         raise SyntaxProblem(f'unsupported mount type "{kind}"{nearest(kind, KINDS)}')
     found: dict[str, object] = {"kind": kind, "readonly": kind in ("bind", "secret", "ssh")}
     for field in fields:
-        _field(field, kind, found)
+        name, read = _field(field, kind)
+        found[name] = read
     return _checked(Mount(**found), found)  # type: ignore[arg-type]
 
 
-def _field(field: str, kind: str, found: dict[str, object]) -> None:
-    key, equals, value = field.partition("=")
-    key = key.strip().lower()
-    if key not in _KEYS:
-        raise SyntaxProblem(f"unexpected key '{key}' in '{field}'{nearest(key, _KEYS)}")
-    if key in ("readonly", "ro", "readwrite", "rw"):
-        on = _boolean(key, value) if equals else True
-        if kind in ("secret", "ssh", "tmpfs") and key in ("readwrite", "rw"):
-            raise SyntaxProblem(f"unexpected key '{key}' for mount type '{kind}'")
-        found["readonly"] = on if key in ("readonly", "ro") else not on
-    elif key == "required":
-        if kind not in ("secret", "ssh"):
-            raise SyntaxProblem(f"unexpected key '{key}' for mount type '{kind}'")
-        found["required"] = _boolean(key, value) if equals else True
-    elif not equals:
+def _field(field: str, kind: str) -> tuple[str, object]:
+    """Which of Mount's fields `key=value` sets, and to what."""
+    name, equals, value = field.partition("=")
+    name = name.strip().lower()
+    key = _KEYS.get(name)
+    if key is None:
+        raise SyntaxProblem(f"unexpected key '{name}' in '{field}'{nearest(name, tuple(_KEYS))}")
+    if not equals and key.bare is None:
         raise SyntaxProblem(f"invalid field '{field}' must be a key=value pair")
-    elif key in ("mode", "uid", "gid"):
-        found[key] = _number(key, value, kind)
-    elif key == "size":
-        found["size"] = _bytes(value, kind)
-    else:
-        _text(key, value, kind, found)
+    if key.only and kind not in key.only:
+        raise SyntaxProblem(f"unexpected key '{name}' for mount type '{kind}'")
+    return key.field, key.read(name, value) if equals else key.bare
 
 
-def _text(key: str, value: str, kind: str, found: dict[str, object]) -> None:
-    if key == "sharing":
-        if value.lower() not in SHARING:
-            raise SyntaxProblem(f'unsupported sharing value "{value}"{nearest(value, SHARING)}')
-        found["sharing"] = value.lower()
-    elif key in ("source", "src"):
-        found["source"] = value
-    elif key in ("target", "dst", "destination"):
-        found["target"] = value
-    elif key == "from":
-        found["origin"] = value
-    elif key == "env":
-        if kind != "secret":
-            raise SyntaxProblem(f"unexpected key 'env' for mount type '{kind}'")
-        found["env"] = value
-    elif key == "id":
-        found["id"] = value
+# -- values
+
+
+def _text(key: str, value: str) -> str:
+    return value
+
+
+def _word(key: str, value: str) -> str:
+    return value.lower()
 
 
 def _boolean(key: str, value: str) -> bool:
@@ -104,23 +84,73 @@ def _boolean(key: str, value: str) -> bool:
     return value.lower() in ("true", "1")
 
 
-def _number(key: str, value: str, kind: str) -> int:
-    if kind not in ("cache", "secret", "ssh", "tmpfs"):
-        raise SyntaxProblem(f"unexpected key '{key}' for mount type '{kind}'")
-    base = 8 if key == "mode" else 10
-    digits = "01234567" if base == 8 else "0123456789"
+def _opposite(key: str, value: str) -> bool:
+    return not _boolean(key, value)
+
+
+def _decimal(key: str, value: str) -> int:
+    return _number(key, value, "0123456789")
+
+
+def _octal(key: str, value: str) -> int:
+    return _number(key, value, "01234567")
+
+
+def _number(key: str, value: str, digits: str) -> int:
     if not value or set(value) - set(digits) or len(value) > 10:
         raise SyntaxProblem(f"invalid value {value} for {key}")
-    return int(value, base)
+    return int(value, len(digits))
 
 
-def _bytes(value: str, kind: str) -> int:
+def _bytes(key: str, value: str) -> int:
     match = _SIZE.fullmatch(value)
-    if kind != "tmpfs":
-        raise SyntaxProblem(f"unexpected key 'size' for mount type '{kind}'")
     if match is None:
-        raise SyntaxProblem(f"invalid value for size: {value}")
+        raise SyntaxProblem(f"invalid value for {key}: {value}")
     return int(float(match[1]) * _FACTORS[match[2].lower()])
+
+
+def _sharing(key: str, value: str) -> str:
+    if value.lower() not in SHARING:
+        raise SyntaxProblem(f'unsupported sharing value "{value}"{nearest(value, SHARING)}')
+    return value.lower()
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What a key sets, and how its value is read."""
+
+    field: str
+    read: Callable[[str, str], object] = _text
+    bare: bool | None = None
+    """What it means without a value; None: it needs one."""
+    only: tuple[str, ...] = ()
+    """Kinds of mounts that know it; empty: all."""
+
+
+_OWNED = ("cache", "tmpfs", "secret", "ssh")
+_WRITABLE = ("bind", "cache")
+_KEYS = {
+    "type": _Key("kind", _word),
+    "from": _Key("origin"),
+    "source": _Key("source"),
+    "src": _Key("source"),
+    "target": _Key("target"),
+    "dst": _Key("target"),
+    "destination": _Key("target"),
+    "readonly": _Key("readonly", _boolean, bare=True),
+    "ro": _Key("readonly", _boolean, bare=True),
+    "readwrite": _Key("readonly", _opposite, bare=False, only=_WRITABLE),
+    "rw": _Key("readonly", _opposite, bare=False, only=_WRITABLE),
+    "required": _Key("required", _boolean, bare=True, only=("secret", "ssh")),
+    "size": _Key("size", _bytes, only=("tmpfs",)),
+    "id": _Key("id"),
+    "sharing": _Key("sharing", _sharing),
+    "mode": _Key("mode", _octal, only=_OWNED),
+    "uid": _Key("uid", _decimal, only=_OWNED),
+    "gid": _Key("gid", _decimal, only=_OWNED),
+    "env": _Key("env", only=("secret",)),
+}
+"""`from` and `sharing` are looked at in the end: which kinds know them, other errors come before."""
 
 
 def _checked(mount: Mount, given: dict[str, object]) -> Mount:
