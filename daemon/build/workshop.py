@@ -25,9 +25,7 @@ class Workshop(Worker):
         """Unpacks a request's body into a directory. What the stream raises (a client gone) is raised."""
         ours, theirs = socket.socketpair()
         _, writer = await asyncio.open_connection(sock=ours)
-        unpacking = asyncio.ensure_future(
-            self.call("context", descriptor=theirs.detach(), directory=str(directory))
-        )
+        unpacking = asyncio.ensure_future(self.call("context", fd=theirs.detach(), directory=str(directory)))
         feeding = asyncio.ensure_future(_feed(stream, writer))
         try:
             await asyncio.wait((unpacking, feeding), return_when=asyncio.FIRST_COMPLETED)

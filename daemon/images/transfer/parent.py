@@ -106,20 +106,20 @@ class Worker:
             self._maybe_idle()
 
     async def call(
-        self, op: str, *, progress: Progress | None = None, descriptor: int | None = None, **arguments: Any
+        self, op: str, *, progress: Progress | None = None, fd: int | None = None, **arguments: Any
     ) -> Any:
         """One operation's result; cancelling the caller cancels the operation.
 
-        `descriptor` is taken over and goes along, as the operation's argument of that name.
+        `fd` is taken over and goes along, as the operation's argument of that name.
         """
         try:
             process, seq = await self._running(), next(self._numbers)
-            if descriptor is not None:
-                descriptors.send(process.channel, seq, descriptor)
-                arguments["descriptor"] = True
+            if fd is not None:
+                descriptors.send(process.channel, seq, fd)
+                arguments["fd"] = True
         finally:
-            if descriptor is not None:
-                os.close(descriptor)
+            if fd is not None:
+                os.close(fd)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         process.pending[seq] = (future, progress)
         try:

@@ -167,8 +167,8 @@ class Server:
                     task.cancel()
                 continue
             seq, op = request.pop("seq"), request.pop("op")
-            if "descriptor" in request:
-                request["descriptor"] = self._descriptors.take(seq)
+            if "fd" in request:
+                request["fd"] = self._descriptors.take(seq)
             self._running[seq] = asyncio.create_task(self._run(seq, op, request))
         tasks = list(self._running.values())
         for task in tasks:
