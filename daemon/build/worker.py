@@ -118,9 +118,9 @@ class Files:
 
         await asyncio.to_thread(work)
 
-    async def context(self, report: Report, descriptor: int, directory: str) -> dict[str, Any]:
+    async def context(self, report: Report, fd: int, directory: str) -> dict[str, Any]:
         """Unpacks the archive that comes from a socket, whatever compresses it."""
-        return await asyncio.to_thread(_context, descriptor, Path(directory))
+        return await asyncio.to_thread(_context, fd, Path(directory))
 
     async def subtree(self, report: Report, lower: list[str], path: str) -> dict[str, Any]:
         """Where a path of a read-only tree lies on this machine, to be mounted elsewhere."""
@@ -200,9 +200,9 @@ def _digest(tree: Tree | None, paths: list[str], wildcard: bool, excludes: list[
             return hashing.digest(root, found, Ignore(excludes) if excludes else None, known)
 
 
-def _context(descriptor: int, directory: Path) -> dict[str, Any]:
+def _context(fd: int, directory: Path) -> dict[str, Any]:
     """A lone Dockerfile (not an archive) is stored as one."""
-    with open(descriptor, "rb", buffering=0) as stream:
+    with open(fd, "rb", buffering=0) as stream:
         plain = Decompressed(stream)
         head = b""
         while len(head) < 512 and (more := plain.read(512 - len(head))):

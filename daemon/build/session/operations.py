@@ -32,13 +32,13 @@ class SessionOperations:
         self._opened = opened
         self._connections: dict[int, asyncio.Future[Connection]] = {}
 
-    async def session(self, report: Report, number: int, descriptor: int, early: str) -> None:
+    async def session(self, report: Report, number: int, fd: int, early: str) -> None:
         """Takes the client's socket over and keeps the connection; returns when it is over."""
         opening = self._connections[number] = asyncio.get_running_loop().create_future()
         try:
             from daemon.rpc.http2 import Connection
 
-            received = socket.socket(fileno=descriptor)
+            received = socket.socket(fileno=fd)
             received.setblocking(False)
             connection = await Connection.opened(received, base64.b64decode(early))
             opening.set_result(connection)
@@ -151,12 +151,12 @@ class SessionOperations:
         exporter: int | str,
         metadata: dict[str, str],
         path: str = "",
-        descriptor: int = -1,
+        fd: int = -1,
     ) -> int:
         """A file by its path, or what comes from a pipe."""
         from daemon.build.session import send
 
-        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else descriptor
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else fd
         with _closing(source):
             return await send.stream(await self._connection(number), exporter, source, metadata)
 

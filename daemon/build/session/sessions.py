@@ -74,7 +74,7 @@ class Sessions:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         early = base64.b64encode(raw.early).decode()
-        await session.call("session", descriptor=raw.socket.detach(), early=early)
+        await session.call("session", fd=raw.socket.detach(), early=early)
 
     async def get(self, id: str, timeout: float = TIMEOUT) -> Session:
         """The session with an ID, waited for; NotFound when it does not come."""
@@ -263,7 +263,7 @@ class Session:
             await self.call("session_send_file", path=str(source), **arguments)
             return
         async with _piped(source) as (reading, producing):
-            sending = asyncio.ensure_future(self.call("session_send_file", descriptor=reading, **arguments))
+            sending = asyncio.ensure_future(self.call("session_send_file", fd=reading, **arguments))
             try:
                 await _both(producing, sending)
             finally:

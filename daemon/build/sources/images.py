@@ -217,7 +217,9 @@ class Images:
             ) from error
         if wanted is not None and not platforms.satisfies(wanted, fetch.config):
             offered = Platform.of(fetch.config)
-            raise NotFound(f"{self._asked(text)}no match for platform {wanted} in manifest: {offered} is what there is")
+            raise NotFound(
+                f"{self._asked(text)}no match for platform {wanted} in manifest: {offered} is what there is"
+            )
         identifier = _identifier(name, fetch.digest)
         self._fetches[identifier, _foreign(platform)] = fetch
         self.job.resolved[f"{PREFIX}{name}"] = fetch.digest
