@@ -1,6 +1,6 @@
 """docker pull: manifest → configuration → layers (layers.py) → image record.
 
-Endpoints are tried in order, the next one only after errors that another endpoint may not have (moby
+After an endpoint the next one is tried only for errors that another endpoint may not have (moby
 distribution/errors.go, continueOnError). An image record is written when all of its layers are committed.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from daemon.images import manifests, platforms, progress
+from daemon.images.attempts import Attempts
 from daemon.images.layers import MISMATCH, LayerJob, LayerJobs, Wanted
 from daemon.images.manifests import Index, Manifest
 from daemon.images.model import AuthConfig, Json, chain_ids
@@ -74,31 +75,18 @@ class Pull:
         return self._images
 
     async def _try_endpoints(self) -> None:
-        error: RegistryError | None = None
-        secure: set[str] = set()
-        for endpoint in await self._registries.endpoints(self._reference.domain):
-            if endpoint.plain and endpoint.host in secure:
-                continue
-            try:
-                session = await self._registries.open(endpoint, self._reference, self._auth, "pull")
-            except RegistryError as failed:
-                error = failed
-                if failed.code != "transport" and not endpoint.plain:
-                    secure.add(endpoint.host)
-                continue
+        attempts = Attempts(self._registries, self._reference, self._auth, push=False)
+        async for session in attempts:
             try:
                 await self._pull(session)
                 return
-            except RegistryError as failed:
-                error = failed
-                if failed.code in _FINAL or (failed.code.isupper() and not endpoint.mirror):
+            except RegistryError as error:
+                attempts.failed(error)
+                if error.code in _FINAL or (error.code.isupper() and not session.endpoint.mirror):
                     break
-                if not endpoint.plain:
-                    secure.add(endpoint.host)
             finally:
                 await session.release()
-        assert error is not None
-        raise not_found(error, self._reference) from error
+        raise not_found(attempts.error, self._reference) from attempts.error
 
     async def _pull(self, session: Session) -> None:
         reference = self._reference

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from daemon.images import manifests, progress, targets
+from daemon.images.attempts import Attempts
 from daemon.images.manifests import Descriptor
 from daemon.images.model import AuthConfig, Image, digest_of
 from daemon.images.platforms import Platform
@@ -76,36 +77,29 @@ class Push:
         return found
 
     async def _try_endpoints(self, targets: Sequence[tuple[Reference, Image]]) -> None:
-        error: RegistryError | None = None
-        secure: set[str] = set()
-        for endpoint in await self._registries.endpoints(self._reference.domain, push=True):
-            if endpoint.plain and endpoint.host in secure:
-                continue
+        attempts = Attempts(self._registries, self._reference, self._auth, push=True)
+        async for session in attempts:
             try:
-                session = await self._registries.open(endpoint, self._reference, self._auth, "pull,push")
-            except RegistryError as failed:
-                error = failed
-                if failed.code != "transport" and not endpoint.plain:
-                    secure.add(endpoint.host)
-                continue
-            try:
-                uploads = Uploads(self._store, session, self._reference, self._limit)
-                for reference, image in targets:
-                    if bound := self._store.bound_of(reference):
-                        await self._push_target(session, reference, image, bound)
-                    else:
-                        await self._push(session, uploads, reference, image)
+                await self._push_all(session, targets)
                 return
             except RegistryError as failed:
-                error = failed
+                attempts.failed(failed)
                 break
             finally:
                 await session.release()
-        assert error is not None
+        error = attempts.error
         if error.code == "UNAUTHORIZED":
             raise Unauthenticated(str(error)) from error
         text = NO_CREDENTIALS if error.code == "credentials" else str(error)
         raise Internal(text) from error
+
+    async def _push_all(self, session: Session, targets: Sequence[tuple[Reference, Image]]) -> None:
+        uploads = Uploads(self._store, session, self._reference, self._limit)
+        for reference, image in targets:
+            if bound := self._store.bound_of(reference):
+                await self._push_target(session, reference, image, bound)
+            else:
+                await self._push(session, uploads, reference, image)
 
     async def _push_target(self, session: Session, reference: Reference, image: Image, bound: Bound) -> None:
         """All of what the name is bound to; with a platform that one's manifest only."""
