@@ -107,6 +107,19 @@ async def test_global_arguments_need_a_declaration() -> None:
     assert built.document["config"]["Labels"] == {"a": "", "b": "9"}
 
 
+async def test_a_stage_inherits_the_arguments_of_the_one_it_is_from() -> None:
+    text = (
+        "FROM base AS a\nENV E=1\nARG A=1\nARG N\nFROM a AS b\nENV B=$A$E\nARG A=2\nFROM b\nENV C=$A\nRUN x"
+    )
+    built = await build(text)
+    assert built.document["config"]["Env"][2:] == ["E=1", "B=11", "C=2"]
+    assert built.document["history"][-1]["created_by"] == "RUN |2 A=2 N= /bin/sh -c x # buildkit"
+    (process,) = [each for each in operations(built) if isinstance(each, Exec)]
+    assert process.env[2:] == ("E=1", "A=2", "B=11", "C=2")
+    other = await build("FROM base AS a\nARG A=1\nFROM base\nCOPY --from=a / /\nENV C=$A")
+    assert other.document["config"]["Env"][2:] == ["C="]
+
+
 async def test_env_values_see_what_was_before_the_instruction() -> None:
     built = await build("FROM base\nENV a=1\nENV a=2 b=$a\nENV c=$a")
     assert built.document["config"]["Env"][2:] == ["a=2", "b=1", "c=2"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from daemon.build.bench import Bench, Job
+from daemon.build.dockerfile import checks
 from daemon.build.dockerfile.parser import parse
 from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.frontend import options, planning, subrequests
@@ -247,7 +248,7 @@ def test_a_dockerfile_tells_about_itself() -> None:
         ("one", False),
         ("two", True),
     ]
-    lint = subrequests.answer(subrequests.LINT, dockerfile, options.Options())
+    lint = subrequests.lint(dockerfile, checks.run(dockerfile), None)
     assert json.loads(lint["result.json"])["warnings"][0]["ruleName"] == "JSONArgsRecommended"
     assert lint["result.statuscode"] == b"1" and b"WARNING: JSONArgsRecommended" in lint["result.txt"]
 

@@ -1,6 +1,8 @@
 """The build checks that BuildKit publishes (docs: "Build checks", frontend/dockerfile/linter/ruleset.go).
 
-A Dockerfile turns rules off, or all findings into errors: `# check=skip=RuleA,RuleB;error=true`.
+A Dockerfile turns rules off and experimental ones on, or all findings into errors:
+`# check=skip=RuleA,RuleB;experimental=RuleC;error=true`. What stands inside stages is looked at as far as the front
+end got, with the variables that it found in the base images.
 """
 
 from __future__ import annotations
@@ -22,11 +24,8 @@ PREDEFINED = frozenset(
     for prefix in ("BUILD", "TARGET")
     for name in ("PLATFORM", "OS", "ARCH", "VARIANT", "OSVERSION")
 ) | {"TARGETSTAGE"}
-ALWAYS_SET = frozenset(
-    name
-    for base in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
-    for name in (base, base.upper())
-) | {"PATH"}
+ALWAYS_SET = frozenset({"PATH"})
+EXPERIMENTAL = frozenset({"CopyIgnoredFile", "InvalidDefinitionDescription"})
 _SECRET = re.compile(
     r"(?:_|^)(?:apikey|auth|credential|credentials|key|password|pword|passwd|secret|token)(?:_|$)", re.I
 )
@@ -51,12 +50,16 @@ DESCRIPTIONS = {
     "UndefinedVar": "Variables should be defined before their use",
     "MultipleInstructionsDisallowed": "Multiple instructions of the same type should not be used in the same stage",
     "LegacyKeyValueFormat": "Legacy key/value format with whitespace separator should not be used",
+    "InvalidBaseImagePlatform": "Base image platform does not match expected target platform",
     "RedundantTargetPlatform": "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the "
     "default behavior",
     "SecretsUsedInArgOrEnv": "Sensitive data should not be used in the ARG or ENV commands",
     "InvalidDefaultArgInFrom": "Default value for global ARG results in an empty or invalid base image name",
     "FromPlatformFlagConstDisallowed": "FROM --platform flag should not use a constant value",
     "CopyIgnoredFile": "Attempting to Copy file that is excluded by .dockerignore",
+    "InvalidDefinitionDescription": "Comment for build stage or argument should follow the format: `# <arg/stage name> "
+    "<description>`. If this is not intended to be a description comment, add an empty line or comment between the "
+    "instruction and the comment.",
     "ExposeProtoCasing": "Protocol in EXPOSE instruction should be lowercase",
     "ExposeInvalidFormat": "IP address and host-port mapping should not be used in EXPOSE instruction. This will "
     "become "
@@ -77,24 +80,84 @@ class Finding:
         return URL.format(kebab)
 
 
+@dataclass(frozen=True)
+class Base:
+    """An image that a stage is FROM: the variables it sets, the platform that was wanted, and its own."""
+
+    reference: str
+    variables: frozenset[str]
+    expected: str = ""
+    actual: str = ""
+    shell: bool = False
+    """Whether it says which shell runs commands."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How far the front end got, by stages' numbers."""
+
+    bases: Mapping[int, Base]
+    lines: Mapping[int, int]
+    """The last line that was followed of each stage that was begun."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """`# check=`."""
+
+    skipped: frozenset[str] = frozenset()
+    experimental: frozenset[str] = frozenset()
+    fatal: bool = False
+
+    def wants(self, rule: str) -> bool:
+        if rule in EXPERIMENTAL:
+            return not self.experimental.isdisjoint(("all", rule))
+        return self.skipped.isdisjoint(("all", rule))
+
+
+def rules(dockerfile: Dockerfile) -> Rules:
+    """DockerfileError for an option that there is not (linter.ParseLintOptions)."""
+    found: dict[str, frozenset[str]] = {}
+    fatal = False
+    text = dockerfile.directives.check.strip().partition(" ")[0]
+    for part in text.split(";", 2) if text else ():
+        key, equals, value = (each.strip() for each in part.partition("="))
+        if key in ("skip", "experimental") and equals:
+            found[key] = frozenset(name.strip() for name in value.split(","))
+        elif key == "error" and equals:
+            if value not in _BOOLEANS:
+                reason = f'strconv.ParseBool: parsing "{value}": invalid syntax'
+                raise DockerfileError(f'{_BAD_OPTIONS}: failed to parse check option "{part}": {reason}')
+            fatal = value in _BOOLEANS[:6]
+        else:
+            raise DockerfileError(f'{_BAD_OPTIONS}: invalid check option "{key}"')
+    return Rules(found.get("skip", frozenset()), found.get("experimental", frozenset()), fatal)
+
+
+_BAD_OPTIONS = "failed to parse check options"
+_BOOLEANS = ("1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False")
+
+
 def run(
     dockerfile: Dockerfile,
     arguments: Mapping[str, str | None] | None = None,
     *,
-    base_env: Mapping[str, frozenset[str]] | None = None,
+    seen: Seen | None = None,
     ignore: Ignore | None = None,
 ) -> list[Finding]:
-    """All findings but the skipped ones, by line. `base_env`: names set by base images."""
-    skipped, _ = _options(dockerfile)
-    if "all" in skipped:
-        return []
-    checker = _Checker(dockerfile, arguments or {}, base_env or {}, ignore)
-    found = [each for each in checker.run() if each.rule.lower() not in skipped]
+    """All findings that are wanted, by line. Without `seen` stages are looked at to their ends, images unknown."""
+    wanted = rules(dockerfile)
+    checker = _Checker(dockerfile, arguments or {}, seen, ignore)
+    found = [each for each in checker.run() if wanted.wants(each.rule)]
     return sorted(found, key=lambda each: (each.span.first, each.span.last))
 
 
-def fatal(found: list[Finding], dockerfile: Dockerfile) -> bool:
-    return bool(found) and _options(dockerfile)[1]
+def violation(found: list[Finding], dockerfile: Dockerfile) -> str:
+    """What a build fails with for its findings; empty: it goes on."""
+    if not found or not rules(dockerfile).fatal:
+        return ""
+    names = dict.fromkeys(each.rule for each in found)
+    return f"lint violation found for rules: {', '.join(names)}"
 
 
 def report(found: list[Finding], source: Source) -> str:
@@ -108,24 +171,11 @@ def report(found: list[Finding], source: Source) -> str:
     return "\n".join(parts)
 
 
-def _options(dockerfile: Dockerfile) -> tuple[frozenset[str], bool]:
-    """`skip=A,B;error=true`"""
-    skip: frozenset[str] = frozenset()
-    error = False
-    for part in dockerfile.directives.check.split(";"):
-        key, _, value = part.partition("=")
-        if key.strip().lower() == "skip":
-            skip = frozenset(name.strip().lower() for name in value.split(","))
-        elif key.strip().lower() == "error":
-            error = value.strip().lower() in ("true", "1")
-    return skip, error
-
-
 @dataclass
 class _Checker:
     dockerfile: Dockerfile
     arguments: Mapping[str, str | None]
-    base_env: Mapping[str, frozenset[str]]
+    seen: Seen | None
     ignore: Ignore | None
     lexer: Lexer = field(init=False)
     names: dict[str, set[str]] = field(default_factory=dict)
@@ -139,8 +189,8 @@ class _Checker:
             yield Finding("NoEmptyContinuation", "Empty continuation line", span)
         yield from self._casing()
         yield from self._stages()
-        for stage in self.dockerfile.stages:
-            yield from self._stage(stage)
+        for number, stage in enumerate(self.dockerfile.stages):
+            yield from self._stage(number, stage)
 
     def _casing(self) -> Iterator[Finding]:
         everything = [*self.dockerfile.metaargs]
@@ -151,10 +201,27 @@ class _Checker:
         lower = sum(each.name == each.name.lower() for each in named)
         majority = "lowercase" if lower > upper else "uppercase"
         for each in named:
+            yield from self._described(each)
+            if isinstance(each, ins.Maintainer):
+                text = "Maintainer instruction is deprecated in favor of using label"
+                yield Finding("MaintainerDeprecated", text, each.span)
             wanted = each.name.lower() if majority == "lowercase" else each.name.upper()
             if each.name != wanted:
                 text = f"Command '{each.name}' should match the case of the command majority ({majority})"
                 yield Finding("ConsistentInstructionCasing", text, each.span)
+
+    @staticmethod
+    def _described(command: ins.Base) -> Iterator[Finding]:
+        if isinstance(command, ins.Stage):
+            verb, names = "FROM", [command.alias] if command.alias else []
+        elif isinstance(command, ins.Arg):
+            verb, names = "ARG", [pair.key for pair in command.pairs]
+        else:
+            return
+        if command.comments and names and command.comments[-1].split(" ")[0] not in names:
+            example = names[0] if len(names) == 1 else "<arg_key>"
+            text = f"Comment for {verb} should follow the format: `# {example} <description>`"
+            yield Finding("InvalidDefinitionDescription", text, command.span)
 
     def _stages(self) -> Iterator[Finding]:
         seen: set[str] = set()
@@ -185,7 +252,6 @@ class _Checker:
     def _from_arguments(self, stage: ins.Stage, declared: Mapping[str, str | None]) -> Iterator[Finding]:
         known = {**dict.fromkeys(PREDEFINED, ""), **declared}
         values = {name: value or "" for name, value in declared.items()}
-        defaulted = {**values, **{n: v or "" for n, v in self.arguments.items() if n in declared}}
         for text in (stage.base, stage.platform):
             for name in self._used(text):
                 if name not in known:
@@ -193,12 +259,12 @@ class _Checker:
                     yield Finding(
                         "UndefinedArgInFrom", f"FROM argument '{name}' is not declared{hint}", stage.span
                     )
-        if "$" in stage.base and all(name in declared for name in self._used(stage.base)):
+        if "$" in stage.base:
             try:
                 base = self.lexer.word(stage.base, values)
             except DockerfileError:
                 return
-            if not re.fullmatch(r"[A-Za-z0-9][\w./:@-]*[\w]", base) and defaulted:
+            if not re.fullmatch(r"[A-Za-z0-9][\w./:@-]*[\w]", base):
                 text = f"Default value for ARG {stage.base} results in empty or invalid base image name"
                 yield Finding("InvalidDefaultArgInFrom", text, stage.span)
 
@@ -220,43 +286,57 @@ class _Checker:
         return bool(stage.alias) and any(part in stage.alias for part in parts)
 
     def _used(self, text: str) -> tuple[str, ...]:
-        if "$" not in text:
-            return ()
-        try:
-            return self.lexer.expansion(text, {}).used
-        except DockerfileError:
-            return ()
+        return self.lexer.names(text)
 
     # -- inside a stage
 
-    def _stage(self, stage: ins.Stage) -> Iterator[Finding]:
+    def _stage(self, number: int, stage: ins.Stage) -> Iterator[Finding]:
+        last = None if self.seen is None else self.seen.lines.get(number, 0)
+        commands = [each for each in stage.commands if last is None or each.span.first <= last]
+        image = None if self.seen is None else self.seen.bases.get(number)
+        if image is not None and image.expected != image.actual:
+            text = f'Base image {image.reference} was pulled with platform "{image.actual}", expected '
+            yield Finding(
+                "InvalidBaseImagePlatform", f'{text}"{image.expected}" for current build', stage.span
+            )
         base = stage.base.lower()
-        env = set(self.names.get(base, set())) | ALWAYS_SET | set(self.base_env.get(stage.base, ()))
-        known_base = base == "scratch" or base in self.names or stage.base in self.base_env
-        known = set(env)
-        absolute = base in self.names and f"{base}/absolute" in self.names
-        for command in stage.commands:
-            yield from self._simple(command)
-            if known_base:
-                yield from self._undefined(command, known)
+        env = set(self.names.get(base, set())) | ALWAYS_SET | (image.variables if image else frozenset())
+        options = env | set() if base == "scratch" or base in self.names or image else None
+        """What could have been meant: variables, of ARG those with a value."""
+        declared = set(self.names.get(f"{base}/declared", ()))
+        relative = f"{base}/workdir" not in self.names
+        shell = f"{base}/shell" in self.names or bool(image and image.shell)
+        for command in commands:
+            yield from self._simple(command, shell)
+            shell = shell or isinstance(command, ins.Shell)
+            if options is not None:
+                yield from self._undefined(command, options, declared)
+                if isinstance(command, ins.Env):
+                    options |= {pair.key for pair in command.pairs}
+                elif isinstance(command, ins.Arg):
+                    declared |= {pair.key for pair in command.pairs}
+                    options |= {
+                        pair.key for pair in command.pairs if pair.value or self.arguments.get(pair.key)
+                    }
             if isinstance(command, ins.Workdir):
-                if not command.path.startswith("/") and not absolute and "$" not in command.path:
+                if relative and not command.path.startswith("/") and "$" not in command.path:
                     text = f'Relative workdir "{command.path}" can have unexpected results if the base image changes'
                     yield Finding("WorkdirRelativePath", text, command.span)
-                absolute = absolute or command.path.startswith("/")
+                relative = False
             if isinstance(command, ins.Env):
                 env |= {pair.key for pair in command.pairs}
-            if isinstance(command, ins.Env | ins.Arg):
-                known |= {pair.key for pair in command.pairs}
-        yield from self._repeated(stage)
+        yield from self._repeated(commands)
         if stage.alias:
             self.names[stage.alias] = env
-            if absolute:
-                self.names[f"{stage.alias}/absolute"] = set()
+            if not relative:
+                self.names[f"{stage.alias}/workdir"] = set()
+            self.names[f"{stage.alias}/declared"] = declared
+            if shell:
+                self.names[f"{stage.alias}/shell"] = set()
 
-    def _repeated(self, stage: ins.Stage) -> Iterator[Finding]:
+    def _repeated(self, commands: list[ins.Command]) -> Iterator[Finding]:
         for kind in (ins.Cmd, ins.Entrypoint, ins.HealthCheck):
-            same = [command for command in stage.commands if isinstance(command, kind)]
+            same = [command for command in commands if isinstance(command, kind)]
             for command in same[:-1]:
                 text = (
                     f"Multiple {command.name.upper()} instructions should not be used in the same stage because only "
@@ -264,13 +344,11 @@ class _Checker:
                 )
                 yield Finding("MultipleInstructionsDisallowed", text, command.span)
 
-    def _simple(self, command: ins.Command) -> Iterator[Finding]:
+    def _simple(self, command: ins.Command, shell: bool) -> Iterator[Finding]:
+        """`shell`: somebody has chosen one."""
         verb = command.name.upper()
         match command:
-            case ins.Maintainer():
-                text = "Maintainer instruction is deprecated in favor of using label"
-                yield Finding("MaintainerDeprecated", text, command.span)
-            case ins.Cmd() | ins.Entrypoint() if command.shell and command.words:
+            case ins.Cmd() | ins.Entrypoint() if command.shell and command.words and not shell:
                 text = f"JSON arguments recommended for {verb} to prevent unintended behavior related to OS signals"
                 yield Finding("JSONArgsRecommended", text, command.span)
             case ins.Expose():
@@ -313,12 +391,13 @@ class _Checker:
                 text = f'Attempting to {verb} file "{source}" that is excluded by .dockerignore'
                 yield Finding("CopyIgnoredFile", text, command.span)
 
-    def _undefined(self, command: ins.Command, known: set[str]) -> Iterator[Finding]:
-        for text in _expanded(command):
+    def _undefined(self, command: ins.Command, options: set[str], declared: set[str]) -> Iterator[Finding]:
+        for text in _expanded(command, self.arguments):
             for name in self._used(text):
-                defaulted = re.search(rf"\$\{{{re.escape(name)}:?[-+]", text)
-                if name not in known and not defaulted:
-                    hint = nearest(name, sorted(known), fold=False).replace("did you mean ", "did you mean $")
+                if name not in options and name not in declared:
+                    hint = nearest(name, sorted(options), fold=False).replace(
+                        "did you mean ", "did you mean $"
+                    )
                     yield Finding(
                         "UndefinedVar", f"Usage of undefined variable '${name}'{hint}", command.span
                     )
@@ -328,11 +407,16 @@ def _case(word: str) -> str:
     return "upper" if word == word.upper() else "lower" if word == word.lower() else "mixed"
 
 
-def _expanded(command: ins.Command) -> list[str]:
+def _expanded(command: ins.Command, given: Mapping[str, str | None]) -> list[str]:
     """The texts of an instruction that the builder expands."""
     match command:
-        case ins.Env() | ins.Label() | ins.Arg():
-            return [pair.value for pair in command.pairs if pair.value]
+        case ins.Env() | ins.Label():
+            return [text for pair in command.pairs for text in (pair.key, pair.value or "")]
+        case ins.Arg():
+            own = [pair.value or "" for pair in command.pairs if pair.key not in given]
+            return [*(pair.key for pair in command.pairs), *own]
+        case ins.Run():
+            return [text for mount in command.mounts for text in (mount.target, mount.source, mount.id)]
         case ins.Copy() | ins.Add():
             inline = [head.text for head in command.heredocs if head.expand]
             return [*command.sources, command.target, command.chown, command.chmod, *inline]
@@ -342,8 +426,6 @@ def _expanded(command: ins.Command) -> list[str]:
             return [command.user]
         case ins.StopSignal():
             return [command.signal]
-        case ins.Expose():
-            return list(command.ports)
         case ins.Volume():
             return list(command.paths)
     return []

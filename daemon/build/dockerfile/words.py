@@ -14,6 +14,7 @@ every line.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,15 @@ class Lexer:
         """The word with the names that were used and those that were not set."""
         run = self._run(text, values)
         return Expansion(run.result, tuple(run.used), tuple(run.unset))
+
+    def names(self, text: str) -> tuple[str, ...]:
+        """Variables that are named, inner ones before those around them; up to where the text makes no sense."""
+        if "$" not in text:
+            return ()
+        run = _Run(text, {}, self)
+        with contextlib.suppress(WordError):
+            run.until("", 0)
+        return tuple(run.used)
 
     def _run(self, text: str, values: Mapping[str, str]) -> _Run:
         if "$" not in text and self.escape not in text and '"' not in text and "'" not in text:

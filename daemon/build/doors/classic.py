@@ -58,10 +58,8 @@ class ClassicBuild:
 
         found = checks.run(dockerfile, self._request.arguments)
         self._raw_say({"stream": checks.report(found, dockerfile.source)})
-        if checks.fatal(found, dockerfile):
-            self._raw_say(
-                {"errorDetail": {"message": "lint violation found"}, "error": "lint violation found"}
-            )
+        if violation := checks.violation(found, dockerfile):
+            self._raw_say({"errorDetail": {"message": violation}, "error": violation})
 
     async def _build(self, building: Building, built: Built) -> None:
         solving = asyncio.ensure_future(building.solve(built))

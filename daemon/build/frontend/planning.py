@@ -16,6 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from daemon.build.bench import Bench, Job
+from daemon.build.dockerfile import checks
+from daemon.build.dockerfile.directives import Directives
+from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.dockerfile.parser import Dockerfile, parse
 from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.frontend import options as options_of
@@ -29,6 +32,7 @@ from daemon.build.sources.images import Images
 from daemon.build.steps import Remark
 from daemon.images import platforms
 from daemon.images.platforms import Platform
+from storage.errors import PydError
 
 if TYPE_CHECKING:
     from daemon.containers.context import Context
@@ -98,10 +102,12 @@ class Planning:
 
     async def plan(self) -> list[Planned]:
         """In the order in which the platforms were asked for."""
-        dockerfile, source = await self.dockerfile()
-        _warn(self._job, dockerfile, self._options, source)
+        dockerfile, _ = await self.dockerfile()
         wanted: tuple[Platform | None, ...] = self._options.platforms or (None,)
-        built = await asyncio.gather(*(self.build(dockerfile, platform) for platform in wanted))
+        first, *others = wanted
+        built = await asyncio.gather(
+            self.build(dockerfile, first, warn=True), *(self.build(dockerfile, each) for each in others)
+        )
         return [
             Planned(platform or platforms.local(), each) for platform, each in zip(wanted, built, strict=True)
         ]
@@ -112,22 +118,83 @@ class Planning:
 
         if name not in subrequests.KNOWN:
             return None
+        if name == subrequests.LINT:
+            return subrequests.lint(*await self._lint())
         dockerfile, _ = await self.dockerfile()
         return subrequests.answer(name, dockerfile, self._options)
 
-    async def build(self, dockerfile: Dockerfile, platform: Platform | None) -> Built:
-        """The graph for one platform."""
+    async def build(self, dockerfile: Dockerfile, platform: Platform | None, *, warn: bool = False) -> Built:
+        """The graph for one platform. `warn`: what the build checks find is told, and fails the build if it is to."""
         assert self._main is not None
         request = self._request(platform)
         if not self._main.local:
             request = replace(request, context=self._main.output)
-        seen = await Frontend(dockerfile, request, self._images, Named(self._sources, {})).run()
+        checks.rules(dockerfile)
+        frontend = Frontend(dockerfile, request, self._images, Named(self._sources, {}))
+        try:
+            seen = await frontend.run()
+        except PydError:
+            if warn:
+                self._warn(await self._findings(dockerfile, frontend), dockerfile)
+            raise
+        if warn:
+            found = await self._findings(dockerfile, frontend)
+            self._warn(found, dockerfile)
+            if violation := checks.violation(found, dockerfile):
+                raise DockerfileError(violation)
         await self._sources.ignored(self._main)  # also where nothing of the context is used: clients show it
         if not seen.paths.get("") and len(seen.paths) < 2:
             return seen
         used = await self._sources.used(self._main, seen.paths.get("", frozenset()))
         named = Named(self._sources, seen.paths)
         return await Frontend(dockerfile, replace(request, context=used), self._images, named).run()
+
+    async def _findings(self, dockerfile: Dockerfile, frontend: Frontend) -> list[checks.Finding]:
+        """What the build checks find as far as the front end got."""
+        ignore = None
+        if self._main is not None and checks.rules(dockerfile).experimental:
+            ignore = Ignore(await self._sources.ignored(self._main))
+        return checks.run(dockerfile, self._options.arguments, seen=frontend.seen, ignore=ignore)
+
+    async def _lint(self) -> tuple[Dockerfile, list[checks.Finding], Exception | None]:
+        """The checks of all stages, or of what the target needs; and what a build would fail with."""
+        try:
+            dockerfile, _ = await self.dockerfile()
+        except DockerfileError as error:
+            if self._file is None or error.source is None:
+                raise
+            return Dockerfile(error.source, Directives(), (), ()), [], error
+        assert self._main is not None
+        request = self._request((self._options.platforms or (None,))[0])
+        request = replace(request, every_stage=not request.target)
+        if not self._main.local:
+            request = replace(request, context=self._main.output)
+        frontend = Frontend(dockerfile, request, self._images, Named(self._sources, {}))
+        problem: Exception | None = None
+        try:
+            checks.rules(dockerfile)
+        except DockerfileError as error:
+            return dockerfile, [], error
+        try:
+            await frontend.run()
+        except PydError as error:
+            problem = error
+        found = await self._findings(dockerfile, frontend)
+        if problem is None and (violation := checks.violation(found, dockerfile)):
+            problem = DockerfileError(violation)
+        return dockerfile, found, problem
+
+    def _warn(self, found: list[checks.Finding], dockerfile: Dockerfile) -> None:
+        """At the vertex that the Dockerfile came by."""
+        source = self._file[2] if self._file is not None else None
+        if source is None or not found:
+            return
+        progress = self._job.of(source.vertex)
+        text = "\n".join(dockerfile.source.lines).encode("utf-8", "surrogateescape")
+        for each in found:
+            short = f"{each.rule}: {each.text} (line {each.span.first})"
+            detail = (checks.DESCRIPTIONS.get(each.rule, each.text),)
+            progress.warn(Remark(short, detail, each.url, 1, dockerfile.source.name, text, (each.span,)))
 
     def _request(self, platform: Platform | None) -> Request:
         options, local = self._options, platforms.local()
@@ -145,23 +212,3 @@ class Planning:
             network=options.network,
             options=options.run,
         )
-
-
-def _warn(job: Job, dockerfile: Dockerfile, options: Options, source: Output | None) -> None:
-    """The build checks' findings, at the vertex that the Dockerfile came by. DockerfileError where they are errors."""
-    from daemon.build.dockerfile import checks
-
-    found = checks.run(dockerfile, options.arguments)
-    if checks.fatal(found, dockerfile):
-        rules = ", ".join(sorted({each.rule for each in found}))
-        raise DockerfileError(
-            f"lint violation found for rules: {rules}", dockerfile.source, [each.span for each in found]
-        )
-    if source is None:
-        return
-    progress = job.of(source.vertex)
-    text = "\n".join(dockerfile.source.lines).encode("utf-8", "surrogateescape")
-    for each in found:
-        short = f"{each.rule}: {each.text} (line {each.span.first})"
-        detail = (checks.DESCRIPTIONS.get(each.rule, each.text),)
-        progress.warn(Remark(short, detail, each.url, 1, dockerfile.source.name, text, (each.span,)))

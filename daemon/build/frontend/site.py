@@ -42,7 +42,7 @@ class StageState:
 
     def __post_init__(self) -> None:
         self.image_env = imageconfig.environment(self.config.get("Env") or ())
-        self.env = self.image_env | self.env
+        self.env = self.env or dict(self.image_env)
         self.size = sum(len(name) + len(value) for name, value in self.env.items())
 
     def sealed(self) -> dict[str, Any]:
@@ -74,13 +74,15 @@ class StageState:
             raise DockerfileError(f"the stage's variables take more than {MAX_ENVIRONMENT >> 20} MiB")
 
     def child(self) -> StageState:
-        """FROM this stage: its files and configuration, its variables only where they are ENV's."""
+        """FROM this stage: its files, its configuration and its variables, those of ARG as well."""
         sealed = self.sealed()
         # as deep as anything is changed: with thousands of stages a deep copy would take minutes
         config = {name: copy.copy(value) for name, value in sealed["config"].items()}
         document = {**sealed, "config": config, "history": list(sealed["history"])}
         triggers = tuple(document["config"].pop("OnBuild", None) or ())
-        return StageState(self.output, document, triggers, self.platform)
+        return StageState(
+            self.output, document, triggers, self.platform, dict(self.env), dict(self.arguments)
+        )
 
 
 @dataclass(frozen=True)

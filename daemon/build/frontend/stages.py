@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from daemon.build.dockerfile import checks
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.parser import Dockerfile, parse_trigger
 from daemon.build.dockerfile.source import DockerfileError, locate, nearest
@@ -81,6 +82,8 @@ class Request:
     """Whether somebody asked for the platform; else images of this machine's are taken as they are."""
     several: bool = False
     """One of several platforms: steps' names tell which."""
+    every_stage: bool = False
+    """Not only what the target needs: for the build checks."""
     context: Output | None = field(default_factory=local_context)
     no_cache: bool = False
     no_cache_stages: frozenset[str] = frozenset()
@@ -141,6 +144,13 @@ class Frontend:
         self._used: set[str] = set()
         self._globals = platform_arguments(request.build_platform, request.platform, request.target)
         self._states: dict[int, StageState] = {}
+        self._bases: dict[int, checks.Base] = {}
+        self._lines: dict[int, int] = {}
+
+    @property
+    def seen(self) -> checks.Seen:
+        """How far it got, also where it failed."""
+        return checks.Seen(self._bases, self._lines)
 
     async def run(self) -> Built:
         self._read_globals()
@@ -288,7 +298,8 @@ class Frontend:
     def _ordered(self, target: int, stages: Sequence[_Named]) -> list[int]:
         """Needed stages, each behind those it needs."""
         done: dict[int, None] = {}
-        _visit(target, stages, done)
+        for number in range(len(stages)) if self._request.every_stage else (target,):
+            _visit(number, stages, done)
         return list(done)
 
     def _check_circles(self, stages: Sequence[_Named]) -> None:
@@ -305,13 +316,18 @@ class Frontend:
         count = naming.steps(stage.commands)
         own = named.base_stage is None and named.base.lower() != SCRATCH
         names = naming.Naming(self._stage_name(named), count + own, self._shown_platform(named))
-        state = await self._base(named, names)
+        try:
+            state = await self._base(named, names)
+        except PydError:
+            self._lines.clear()  # BuildKit has all images before it follows a stage
+            raise
         self._states[named.number] = state
         if named.context is not None:
             return [Step(stage.original, state.output, True, named.number)]
         names.total += len(state.triggers)
         site = Site(state, self._surroundings(named, names))
         steps = [Step(stage.original, state.output, True, named.number)]
+        self._lines[named.number] = 0
         for trigger in state.triggers:
             command = parse_trigger(trigger, self._file.directives.escape, self._file.source, stage.span)
             before = state.output
@@ -319,6 +335,7 @@ class Frontend:
             steps.append(Step(trigger, state.output, state.output is not before, named.number))
         for command in stage.commands:
             before = state.output
+            self._lines[named.number] = command.span.last
             await follow(site, command)
             steps.append(Step(command.original, state.output, state.output is not before, named.number))
         return steps
@@ -379,7 +396,14 @@ class Frontend:
             return StageState(
                 None, imageconfig.empty(own.architecture, own.variant), platform=self._foreign(platform)
             )
-        return await self._image(named.base, platform, named.stage, names)
+        state = await self._image(named.base, platform, named.stage, names)
+        actual = [str(state.document.get(key) or "") for key in ("os", "architecture", "variant")]
+        wanted = platforms.parse(platform or str(self._request.platform))
+        differs = bool(actual[1]) and actual[:2] != [wanted.os, wanted.architecture]
+        shown = (str(wanted), "/".join(filter(None, actual))) if differs else ("", "")
+        shell = bool(state.config.get("Shell"))
+        self._bases[named.number] = checks.Base(named.base, frozenset(state.image_env), *shown, shell)
+        return state
 
     def _foreign(self, platform: str) -> str:
         """What processes must be told of a platform: nothing when it is this machine's."""

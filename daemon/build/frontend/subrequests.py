@@ -13,7 +13,7 @@ from typing import Any
 from daemon.build.dockerfile import checks
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.parser import Dockerfile
-from daemon.build.dockerfile.source import DockerfileError, Span, nearest
+from daemon.build.dockerfile.source import DockerfileError, Span, nearest, place_of
 from daemon.build.dockerfile.words import Lexer
 from daemon.build.frontend.options import Options
 
@@ -25,9 +25,7 @@ Json = dict[str, Any]
 
 
 def answer(request: str, dockerfile: Dockerfile, options: Options) -> dict[str, bytes]:
-    """The result's metadata: result.json, result.txt, version, and for checks result.statuscode."""
-    if request == LINT:
-        return _lint(dockerfile, options)
+    """The result's metadata: result.json, result.txt, version."""
     if request == OUTLINE:
         return _document(*_outline(dockerfile, options))
     if request == TARGETS:
@@ -62,8 +60,8 @@ def _text(dockerfile: Dockerfile) -> str:
 # -- lint
 
 
-def _lint(dockerfile: Dockerfile, options: Options) -> dict[str, bytes]:
-    found = checks.run(dockerfile, options.arguments)
+def lint(dockerfile: Dockerfile, found: list[checks.Finding], problem: Exception | None) -> dict[str, bytes]:
+    """As `answer`, and result.statuscode. `problem`: what a build would fail with."""
     warnings = [
         {
             "ruleName": each.rule,
@@ -79,8 +77,16 @@ def _lint(dockerfile: Dockerfile, options: Options) -> dict[str, bytes]:
     for each in found:
         excerpt = dockerfile.source.excerpt(each.span)
         parts.append(f"\nWARNING: {each.rule} - {each.url}\n{each.text}\n{excerpt}\n")
-    document = _document({"warnings": warnings, "sources": [source]}, "".join(parts))
-    return document | {"result.statuscode": b"1" if found else b"0"}
+    document: Json = {"warnings": warnings, "sources": [source]}
+    if problem is not None:
+        message = problem.sentence if isinstance(problem, DockerfileError) else str(problem)
+        place = place_of(problem)
+        spans = place[1] if place else ()
+        ranges = [_location(span)["ranges"][0] for span in spans]
+        document["buildError"] = {"message": message, "location": {"ranges": ranges} if ranges else {}}
+        parts.append(f"\nERROR: {message}\n{dockerfile.source.excerpt(*spans)}\n")
+    answered = _document(document, "".join(parts))
+    return answered | {"result.statuscode": b"1" if found or problem else b"0"}
 
 
 # -- outline
@@ -140,8 +146,7 @@ def _chain(dockerfile: Dockerfile, target: str) -> list[ins.Stage]:
     by_name = {stage.alias: stage for stage in dockerfile.stages if stage.alias}
     stage = dockerfile.stages[-1]
     if target:
-        numbered = target.isdigit() and len(target) < 7 and int(target) < len(dockerfile.stages)
-        chosen = dockerfile.stages[int(target)] if numbered else by_name.get(target.lower())
+        chosen = by_name.get(target.lower())
         if chosen is None:
             hint = nearest(target, tuple(by_name))
             raise DockerfileError(f'target stage "{target}" could not be found{hint}')

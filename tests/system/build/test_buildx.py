@@ -132,20 +132,21 @@ def test_failures_show_the_place(buildx: Buildx, what: str) -> None:
         assert "echo never\n#" not in said  # it was never begun
 
 
-LINTED = "from busybox as Base\nMAINTAINER x\nENV a b\nCMD echo hi\n"
+LINTED = "from busybox as Base\nMAINTAINER x\nENV a b\nLABEL q=$undefined\nCMD echo hi\n"
 RULES = {
     "ConsistentInstructionCasing",
     "StageNameCasing",
     "MaintainerDeprecated",
     "LegacyKeyValueFormat",
     "JSONArgsRecommended",
+    "UndefinedVar",
 }
 
 
 def test_checks_warn_while_building(buildx: Buildx) -> None:
     said = buildx.build({"Dockerfile": LINTED})
     assert set(re.findall(r"^(?:\x1b\[0m)? - (\w+): ", said, re.MULTILINE)) == RULES
-    assert "5 warnings found" in said
+    assert "6 warnings found" in said
 
 
 def test_checks_alone(buildx: Buildx) -> None:
@@ -153,11 +154,21 @@ def test_checks_alone(buildx: Buildx) -> None:
     result = buildx.attempt(context, "--check")
     assert result.returncode == 1
     text = result.stdout.decode()
-    assert text.startswith("Check complete, 5 warnings have been found!")
+    assert text.startswith("Check complete, 6 warnings have been found!")
     assert set(re.findall(r"^WARNING: (\w+) - https://docs", text, re.MULTILINE)) == RULES
     fine = buildx.attempt({"Dockerfile": "FROM busybox\n"}, "--check")
     assert fine.returncode == 0
     assert "no warnings found" in fine.stdout.decode()
+    broken = buildx.attempt({"Dockerfile": "FROM busybox\nENV a b\nENV c=${d:?needed}\nCMD x\n"}, "--check")
+    assert broken.returncode == 1
+    assert broken.stdout.decode().startswith("Check complete, 2 warnings have been found!")
+    assert 'ERROR: failed to process "${d:?needed}": d: needed' in broken.stderr.decode()
+
+
+def test_checks_fail_a_build_that_says_so(buildx: Buildx) -> None:
+    said = buildx.refused({"Dockerfile": "# check=error=true\nFROM busybox\nENV a=$b\n"})
+    assert "WARN: UndefinedVar: Usage of undefined variable '$b' (line 3)" in said
+    assert said.rstrip().endswith("failed to solve: lint violation found for rules: UndefinedVar")
 
 
 def test_outline_and_targets(buildx: Buildx) -> None:
