@@ -158,6 +158,11 @@ class Feed:
             unseen[progress.digest] = progress
             event.set()
 
+    @property
+    def first(self) -> Progress | None:
+        """What was told of first."""
+        return next(iter(self._all.values()), None)
+
     def close(self) -> None:
         """The build is over: readers end when they have seen all."""
         self._closed = True

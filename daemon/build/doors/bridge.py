@@ -468,9 +468,12 @@ class Bridge:
         return ImageFound(pinned, pinned.partition("@")[2], config)
 
     def warn(self, digest: str, remark: Remark) -> None:
-        """The front end's own remark, at the vertex it names, else at the first one."""
-        known = self.job.progress
-        progress = known.get(digest) or next(iter(known.values()), None)
+        """The front end's own remark, at the vertex it names (by the digest of its operation), else at the first."""
+        job = self.job
+        if (named := self._known.get((digest, 0))) is not None:
+            job.of(named.vertex).warn(remark)
+            return
+        progress = job.progress.get(digest) or job.feed.first
         if progress is not None:
             progress.warn(remark)
 

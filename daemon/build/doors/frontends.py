@@ -193,11 +193,14 @@ async def _image(
 def _check(image: _Image, attrs: Mapping[str, str], inputs: Mapping[str, Output | None]) -> None:
     """UnsupportedCap for what is demanded and the image's label doesn't promise."""
     labels = image.config.get("Labels") or {}
-    can = set(str(labels.get(_CAPS, "")).split(","))
-    wanted = [*filter(None, attrs.get("frontend.caps", "").split(",")), *([_INPUTS] if inputs else [])]
-    for cap in wanted:
-        if cap.removesuffix("+forward") not in can:
+    can = _caps(str(labels.get(_CAPS, "")))
+    for cap in _caps(attrs.get("frontend.caps", "")) + ([_INPUTS] if inputs else []):
+        if cap not in can:
             raise UnsupportedCap(cap)
+
+
+def _caps(text: str) -> list[str]:
+    return [each.partition("+")[0] for each in text.split(",") if each]
 
 
 def _operation(config: Mapping[str, Any], attrs: Mapping[str, str], job: Job, door: ImageDoor) -> Exec:

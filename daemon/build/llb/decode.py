@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from google.protobuf.message import DecodeError
 
+from daemon.build.dockerfile.source import Source as Text
 from daemon.build.dockerfile.source import Span
 from daemon.build.graph import About, Diff, Merge, Operation, Output, Source, Vertex
 from daemon.build.llb import Known
@@ -29,6 +30,7 @@ class Decoder:
     def __init__(self, definition: pb.Definition, known: Known) -> None:
         self._definition, self._known = definition, known
         self._operations: dict[str, pb.Op] = {}
+        self._texts: dict[int, Text] = {}
         self._last = ""
 
     def run(self) -> Output | None:
@@ -128,16 +130,28 @@ class Decoder:
         name = metadata.description.get(CUSTOM_NAME, "") if metadata else ""
         group = metadata.progress_group.id if metadata and metadata.HasField("progress_group") else ""
         no_cache = bool(metadata and metadata.ignore_cache)
-        return About(name or of_operation(operation), self._span(digest), "", no_cache, group)
+        text, span = self._place(digest)
+        return About(name or of_operation(operation), span, "", no_cache, group, text)
 
-    def _span(self, digest: str) -> Span | None:
-        locations = self._definition.source.locations
-        if digest not in locations:
-            return None
-        for location in locations[digest].locations:
+    def _place(self, digest: str) -> tuple[Text | None, Span | None]:
+        """Which lines of which file the operation is of."""
+        source = self._definition.source
+        if digest not in source.locations:
+            return None, None
+        for location in source.locations[digest].locations:
             for each in location.ranges:
-                return Span(each.start.line, each.end.line)
-        return None
+                text = self._text(location.source_index)
+                return text, Span(each.start.line, max(each.start.line, each.end.line))
+        return None, None
+
+    def _text(self, number: int) -> Text | None:
+        infos = self._definition.source.infos
+        if not 0 <= number < len(infos):
+            return None
+        if number not in self._texts:
+            data = infos[number].data.decode("utf-8", "surrogateescape")
+            self._texts[number] = Text(infos[number].filename, tuple(data.split("\n")))
+        return self._texts[number]
 
 
 def _has_platform(source: Source) -> bool:

@@ -41,7 +41,8 @@ def decode_exec(operation: pb.Op, given: Callable[[int], Output | None], about: 
             if each.output >= 0:
                 outputs[each.output] = 0
             continue
-        number = 1 + sum(known > 0 for known in outputs.values()) if each.output >= 0 else -1
+        written = each.mount_type == pb.MountType.BIND and each.output >= 0  # BuildKit leaves 0 in secrets'
+        number = 1 + sum(known > 0 for known in outputs.values()) if written else -1
         if number > 0:
             outputs[each.output] = number
         mounts.append(_mount(each, number, inputs, given, meta.cwd))
