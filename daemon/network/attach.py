@@ -6,10 +6,11 @@ Texts are dockerd's (moby daemon/container_operations.go and libnetwork), observ
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import AddressValueError, IPv4Address, ip_address
+from ipaddress import IPv4Address
 
 from daemon.containers.wire import EndpointSettings
 from daemon.network import sysctls
+from daemon.network.addresses import is_address, is_ipv4
 from daemon.network.kernel import Change, Interface
 from daemon.network.networks import Network
 from daemon.network.sandboxes import Endpoint, Sandbox
@@ -29,7 +30,7 @@ def check_endpoint(network: Network, settings: EndpointSettings) -> None:
                 "user specified IP address is supported only when connecting to networks with user "
                 "configured subnets"
             )
-        elif not _is_ipv4(address):
+        elif not is_ipv4(address):
             problems.append(f"invalid IPv4 address: {address}")
         elif IPv4Address(address) not in network.plan.subnet:
             problems.append(f"no configured subnet contains IP address {address}")
@@ -41,7 +42,7 @@ def check_endpoint(network: Network, settings: EndpointSettings) -> None:
     problems += [
         f"invalid link-local IP address: {local}"
         for local in ipam.get("LinkLocalIPs") or ()
-        if not _is_address(local)
+        if not is_address(local)
     ]
     problems += sysctls.problems(settings)
     if len(problems) > 1:
@@ -142,19 +143,3 @@ def interface_name(sandbox: Sandbox, network: Network, endpoint_id: str) -> tupl
 def _host_end(endpoint: Endpoint | None) -> str:
     at: Interface | None = endpoint.interface if endpoint else None
     return at.host if at else ""
-
-
-def _is_ipv4(text: str) -> bool:
-    try:
-        IPv4Address(text)
-    except AddressValueError:
-        return False
-    return True
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from daemon.clock import parse_rfc3339
 from daemon.network import ipam
+from daemon.network.addresses import is_ipv4
 from daemon.network.networks import BUILTIN, Network, Registry, new_id, timestamp
 from daemon.network.sandboxes import Sandbox
 from daemon.until import until
@@ -122,7 +123,7 @@ def _entry_problems(entry: Mapping[str, Any]) -> list[str]:
     wishes = [("gateway", entry.get("Gateway"))]
     wishes += [("auxiliary address", value) for value in (entry.get("AuxiliaryAddresses") or {}).values()]
     for what, value in wishes:
-        if value and not _is_ipv4(value):
+        if value and not is_ipv4(value):
             problems.append(f"invalid {what} {value}: invalid address")
         elif value and IPv4Address(value) not in subnet:
             problems.append(f"invalid {what} {value}: parent subnet {subnet} doesn't contain this address")
@@ -242,11 +243,3 @@ def _matches(pattern: str, text: str) -> bool:
 def _labelled(network: Network, wanted: str) -> bool:
     key, given, value = wanted.partition("=")
     return key in network.labels and (not given or network.labels[key] == value)
-
-
-def _is_ipv4(text: str) -> bool:
-    try:
-        IPv4Address(text)
-    except AddressValueError:
-        return False
-    return True

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
+from daemon.network.addresses import is_address
 from storage.errors import InvalidArgument
 
 HOST_RESOLV_CONF = Path("/etc/resolv.conf")
@@ -69,7 +70,7 @@ def parse(content: str) -> ResolvConf:
             continue
         match line.split():
             case ["nameserver", server, *_]:
-                if _is_address(server):
+                if is_address(server):
                     servers.append(server)
             case ["search" | "domain", *domains]:
                 search = tuple(domains)
@@ -160,7 +161,7 @@ def parse_extra(text: str, gateway: str) -> tuple[str, str]:
         if not gateway:
             raise InvalidArgument("unable to derive the IP value for host-gateway")
         return name, gateway
-    if not _is_address(address):
+    if not is_address(address):
         raise InvalidArgument(f'invalid IP address in add-host: "{address}"')
     return name, address
 
@@ -203,14 +204,6 @@ def _render(conf: ResolvConf, overrides: Overrides, source: str, *, extra: str =
         + f"{extra}# Overrides: [{' '.join(changed)}]\n"
         + (f"# Option ndots from: {ndots}\n" if ndots else "")
     )
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_loopback(text: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from tests.system import images
 from tests.system.host import Host
+from tests.system.runtime_bundle import Bundle
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +35,25 @@ def running_host(busybox_tar: Path) -> Iterator[Host]:
             running.undo()
 
 
+@contextlib.contextmanager
+def host_on_a_small_disk(directory: Path, megabytes: int) -> Iterator[Host]:
+    """A pydd whose data root is a file system of its own."""
+    made = Host(directory)
+    made.data_root.mkdir()
+    disk = directory / "disk"
+    with disk.open("wb") as file:
+        file.truncate(megabytes << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m0", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(made.data_root)], check=True)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.undo()
+        if os.path.ismount(made.data_root):
+            subprocess.run(["umount", str(made.data_root)], check=True)
+
+
 @pytest.fixture(scope="session")
 def host(busybox_tar: Path) -> Iterator[Host]:
     """One pydd for all tests that don't harm it, with `busybox:latest` imported."""
@@ -50,6 +72,14 @@ def own_host(busybox_tar: Path) -> Iterator[Host]:
 def pyd_host(host: Host) -> str:
     """The address of a running pydd, for clients."""
     return host.url
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Iterator[Bundle]:
+    """For pyd-oci; what its containers leave is removed."""
+    made = Bundle(tmp_path)
+    yield made
+    made.remove_leftovers()
 
 
 @pytest.fixture(autouse=True)

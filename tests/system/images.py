@@ -10,7 +10,7 @@ import subprocess
 import tarfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CACHE = Path(os.environ.get("PYD_TEST_CACHE", "/var/tmp/pyd-test-cache"))
@@ -76,21 +76,26 @@ def registry(directory: Path) -> Iterator[str]:
 
 def debian_layout() -> Path:
     """An OCI layout with Debian `minbase` in three layers, made once and kept in the cache."""
-    layout = CACHE / f"debian-{SUITE}-oci"
-    if (layout / "index.json").exists():
-        return layout
+    return kept(f"debian-{SUITE}-oci", _make_debian)
+
+
+def kept(name: str, make: Callable[[Path], Path]) -> Path:
+    """What the cache has of a name, made when it is not there: `make` gets a directory and says where in it."""
+    found = CACHE / name
+    if found.exists():
+        return found
     CACHE.mkdir(parents=True, exist_ok=True)
-    work = CACHE / f"making-{os.getpid()}"
+    work = CACHE / f"making-{name}-{os.getpid()}"
     try:
-        _make_debian(work)
-        with contextlib.suppress(OSError):
-            (work / "oci").rename(layout)
+        made = make(work)
+        with contextlib.suppress(OSError):  # somebody else was quicker
+            made.rename(found)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return layout
+    return found
 
 
-def _make_debian(work: Path) -> None:
+def _make_debian(work: Path) -> Path:
     root = work / "root"
     root.mkdir(parents=True)
     command = ["debootstrap", "--variant=minbase", "--no-check-gpg", SUITE, str(root)]
@@ -112,6 +117,7 @@ def _make_debian(work: Path) -> None:
         shutil.rmtree(rootfs / "var/cache/apt", ignore_errors=True)
         _run("umoci", "repack", "--image", image, str(work / "bundle"))
     _run("umoci", "config", "--image", image, "--config.cmd", "/bin/bash", "--config.env", "LANG=C.UTF-8")
+    return work / "oci"
 
 
 def mirror() -> list[str]:

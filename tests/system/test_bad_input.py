@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.system.conftest import host_on_a_small_disk
 from tests.system.holdings import settled, unchanged
 from tests.system.host import Host
 from tests.system.images_registry import FakeRegistry, archive, fake_registry
@@ -354,21 +355,9 @@ def test_nobody_is_there(target: Host) -> None:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, busybox_tar: Path) -> Iterator[Host]:
     """A pydd whose data root is a file system of 48 MB."""
-    made = Host(tmp_path_factory.mktemp("small"))
-    made.data_root.mkdir()
-    image = made.directory / "disk"
-    with image.open("wb") as file:
-        file.truncate(48 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m0", str(image)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(made.data_root)], check=True)
-    try:
-        made.start()
+    with host_on_a_small_disk(tmp_path_factory.mktemp("small"), 48) as made:
         made.docker("import", "--change", 'CMD ["sh"]', str(busybox_tar), IMAGE)
         yield made
-    finally:
-        made.undo()
-        if os.path.ismount(made.data_root):
-            subprocess.run(["umount", str(made.data_root)], check=True)
 
 
 def test_a_pull_onto_a_full_disk(small: Host) -> None:

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,6 @@ import pytest
 from tests.system.runtime_bundle import PYD_OCI, Bundle
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Iterator[Bundle]:
-    made = Bundle(tmp_path)
-    yield made
-    made.remove_leftovers()
 
 
 def status(bundle: Bundle, container: str) -> str:

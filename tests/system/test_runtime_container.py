@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,6 @@ from daemon.runtime.seccomp_default import default_seccomp
 from tests.system.runtime_bundle import PYD_OCI, Bundle, host_namespace, make_root, namespace, user_namespace
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Iterator[Bundle]:
-    made = Bundle(tmp_path)
-    yield made
-    made.remove_leftovers()
 
 
 # -- the world it runs in --------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,6 @@ from daemon.runtime import inroot
 from tests.system.runtime_bundle import PYD_OCI, Bundle
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Iterator[Bundle]:
-    made = Bundle(tmp_path)
-    yield made
-    made.remove_leftovers()
 
 
 def bind(source: Path | str, destination: str, *options: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ import pytest
 from tests.system.runtime_bundle import Bundle, namespace, user_namespace
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Iterator[Bundle]:
-    made = Bundle(tmp_path)
-    yield made
-    made.remove_leftovers()
 
 
 # -- file systems ----------------------------------------------------------------------------------

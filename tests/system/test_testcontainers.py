@@ -6,7 +6,6 @@ Testcontainers' reaper, is an image of Docker Hub's that is not to be had here, 
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -31,27 +30,17 @@ READY = LogMessageWaitStrategy("Ready to accept connections")
 
 def redis_root() -> Path:
     """A root file system with redis-server, as a tar."""
-    target = images.CACHE / f"redis-{images.SUITE}.tar"
-    if target.exists():
-        return target
-    images.CACHE.mkdir(parents=True, exist_ok=True)
-    work = images.CACHE / f"making-redis-{os.getpid()}"
-    try:
-        command = [
-            "debootstrap",
-            "--variant=minbase",
-            "--include=redis-server",
-            "--no-check-gpg",
-            images.SUITE,
-        ]
-        _run(*command, str(work / "root"), *images.mirror())
-        shutil.rmtree(work / "root/var/cache/apt")
-        shutil.rmtree(work / "root/var/lib/apt/lists")
-        _run("tar", "-C", str(work / "root"), "--numeric-owner", "-cf", str(work / "root.tar"), ".")
-        (work / "root.tar").rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return target
+    return images.kept(f"redis-{images.SUITE}.tar", _make_redis)
+
+
+def _make_redis(work: Path) -> Path:
+    command = ["debootstrap", "--variant=minbase", "--include=redis-server", "--no-check-gpg", images.SUITE]
+    work.mkdir()
+    _run(*command, str(work / "root"), *images.mirror())
+    shutil.rmtree(work / "root/var/cache/apt")
+    shutil.rmtree(work / "root/var/lib/apt/lists")
+    _run("tar", "-C", str(work / "root"), "--numeric-owner", "-cf", str(work / "root.tar"), ".")
+    return work / "root.tar"
 
 
 def _run(*command: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import pytest
@@ -13,23 +12,7 @@ from daemon.build.graph import CopyFiles, Diff, Exec, File, Merge, Mkfile, Outpu
 from daemon.build.llb import decode, encode
 from daemon.build.proto import ops_pb2 as pb
 from storage.errors import InvalidArgument, NotImplementedYet
-
-
-class Writer:
-    """A definition under construction; `add` gives an operation's digest."""
-
-    def __init__(self) -> None:
-        self.definition = pb.Definition()
-
-    def add(self, operation: pb.Op, *inputs: tuple[str, int]) -> str:
-        operation.inputs.extend(pb.Input(digest=digest, index=index) for digest, index in inputs)
-        data = operation.SerializeToString(deterministic=True)
-        self.definition.ops.append(data)
-        return "sha256:" + hashlib.sha256(data).hexdigest()
-
-    def end(self, digest: str, index: int = 0) -> pb.Definition:
-        self.add(pb.Op(), (digest, index))
-        return self.definition
+from tests.definitions import Writer
 
 
 def source(identifier: str, **attributes: str) -> pb.Op:

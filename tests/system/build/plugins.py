@@ -6,8 +6,6 @@ installed. What was fetched is kept in the tests' cache.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import shutil
 import subprocess
@@ -16,7 +14,6 @@ from pathlib import Path
 from tests.system import images
 from tests.system.build.conftest import Builder
 from tests.system.host import ENVIRONMENT, Host
-from tests.system.images import CACHE
 
 SUITE = "sid"
 PACKAGES = {"docker-buildx": "docker-buildx", "docker-compose": "docker-compose"}
@@ -28,21 +25,10 @@ DEBOOTSTRAP = Path("/usr/sbin/debootstrap")
 
 def plugins() -> Path:
     """A directory `cli-plugins` with both, fetched when the cache has none."""
-    kept = CACHE / "cli-plugins"
-    if all((kept / name).exists() for name in PACKAGES.values()):
-        return kept
-    CACHE.mkdir(parents=True, exist_ok=True)
-    work = CACHE / f"fetching-{os.getpid()}"
-    try:
-        _fetch(work)
-        with contextlib.suppress(OSError):
-            (work / "cli-plugins").rename(kept)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return kept
+    return images.kept("cli-plugins", _fetch)
 
 
-def _fetch(work: Path) -> None:
+def _fetch(work: Path) -> Path:
     for directory in ("lists/partial", "cache/archives/partial", "cli-plugins"):
         (work / directory).mkdir(parents=True)
     work.chmod(0o755)
@@ -70,6 +56,7 @@ def _fetch(work: Path) -> None:
         _run(["dpkg-deb", "-x", str(archive), str(work / "root")], work)
         found = work / "root/usr/libexec/docker/cli-plugins" / plugin
         shutil.copy(found, work / "cli-plugins" / plugin)
+    return work / "cli-plugins"
 
 
 def _run(command: list[str], directory: Path) -> None:

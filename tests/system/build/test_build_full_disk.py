@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.build.plugins import Buildx
-from tests.system.conftest import load_busybox
+from tests.system.conftest import host_on_a_small_disk, load_busybox
 from tests.system.host import Host
 
 MEBI = 1 << 20
@@ -20,21 +19,9 @@ MEBI = 1 << 20
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, busybox_tar: Path) -> Iterator[Host]:
     """A pydd whose data root is a file system of 64 MB."""
-    made = Host(tmp_path_factory.mktemp("small"))
-    made.data_root.mkdir()
-    image = made.directory / "disk"
-    with image.open("wb") as file:
-        file.truncate(64 * MEBI)
-    subprocess.run(["mkfs.ext4", "-q", "-m0", str(image)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(made.data_root)], check=True)
-    try:
-        made.start()
+    with host_on_a_small_disk(tmp_path_factory.mktemp("small"), 64) as made:
         load_busybox(made, busybox_tar)
         yield made
-    finally:
-        made.undo()
-        if os.path.ismount(made.data_root):
-            subprocess.run(["umount", str(made.data_root)], check=True)
 
 
 def free(host: Host, wanted: int) -> None:
