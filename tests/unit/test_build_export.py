@@ -149,10 +149,43 @@ def test_attributes_of_images() -> None:
     assert [str(name) for name in options.names(digested)] == ["docker.io/library/a"]
     with pytest.raises(InvalidArgument, match="invalid compression-level 10 for gzip"):
         options.parse("image", {"compression-level": "10"}, None)
-    assert (
-        options.parse("image", {"compression": "zstd", "compression-level": "22"}, None).compression.level
-        == 22
-    )
+    for given, level in (("22", 22), ("99", 22), ("-99", -7)):
+        made = options.parse("image", {"compression": "zstd", "compression-level": given}, None)
+        assert made.compression.level == level
+
+
+@pytest.mark.parametrize(
+    ("kind", "attrs", "text"),
+    [
+        ("image", {"push": "x"}, 'non-bool value specified for push: strconv.ParseBool: parsing "x"'),
+        ("docker", {"push": "x", "store": "x", "registry.insecure": "x", "name-canonical": "x"}, ""),
+        ("oci", {"tar": "x"}, "non-bool value specified for tar"),
+        ("image", {"tar": "x", "unpack": "x"}, ""),
+        ("oci", {"force-compression": "x"}, "non-bool value x specified for force-compression"),
+        ("image", {"prefer-nondist-layers": "x"}, "non-bool value specified for prefer-nondist-layers"),
+        ("image", {"prefer-nondist-layers": "true"}, ""),
+        ("image", {"compression": "nydus"}, "unsupported compression type nydus"),
+        (
+            "local",
+            {"platform-split": "x"},
+            'non-bool value for platform-split: x: strconv.ParseBool: parsing "x"',
+        ),
+        ("local", {"mode": "delete", "anything": "else"}, ""),
+    ],
+)
+def test_attributes_that_are_refused_and_those_that_nobody_looks_at(
+    kind: str, attrs: dict[str, str], text: str
+) -> None:
+    """As dockerd 28.5.2 has it, with containerd's store."""
+    from daemon.build.export import check
+    from daemon.build.outcome import ExporterRequest
+
+    if not text:
+        check([ExporterRequest(0, kind, attrs)])
+        return
+    with pytest.raises(InvalidArgument) as error:
+        check([ExporterRequest(0, kind, attrs)])
+    assert str(error.value).startswith(text)
 
 
 def test_exporters_that_there_are() -> None:

@@ -77,6 +77,7 @@ class Run(CommandLine):
     mounts: tuple[Mount, ...] = ()
     network: str = "default"
     security: str = "sandbox"
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

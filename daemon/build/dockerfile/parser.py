@@ -31,7 +31,7 @@ _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 *
 
 FLAGS: dict[str, dict[str, str]] = {
     "FROM": {"platform": STRING},
-    "RUN": {"mount": STRINGS, "network": STRING, "security": STRING},
+    "RUN": {"mount": STRINGS, "network": STRING, "security": STRING, "device": STRINGS},
     "COPY": {
         "from": STRING, "chown": STRING, "chmod": STRING, "link": SWITCH, "parents": SWITCH, "exclude": STRINGS,
     },
@@ -234,6 +234,7 @@ def _run(read: _Read) -> ins.Run:
         mounts=tuple(mounts.parse(text) for text in read.flags.all("mount")),
         network=network,
         security=security,
+        devices=read.flags.all("device"),
         **read.base,
     )
 

@@ -13,22 +13,30 @@ _BOOLEANS = {
 }
 
 
-def boolean(attrs: Mapping[str, str], name: str, default: bool, *, empty: bool | None = True) -> bool:
-    """`empty`: what `name=` means; None: it is an error. InvalidArgument for what is no boolean."""
+def boolean(
+    attrs: Mapping[str, str],
+    name: str,
+    default: bool,
+    *,
+    empty: bool | None = True,
+    said: str = "non-bool value specified for {name}",
+) -> bool:
+    """`empty`: what `name=` means; None: it is an error. InvalidArgument, which begins so, for what is no boolean."""
     text = attrs.get(name)
     if text is None:
         return default
     if text == "" and empty is not None:
         return empty
     if text not in _BOOLEANS:
-        raise InvalidArgument(
-            f'non-bool value specified for {name}: strconv.ParseBool: parsing "{text}": invalid syntax'
-        )
+        begin = said.format(name=name, value=text)
+        raise InvalidArgument(f'{begin}: strconv.ParseBool: parsing "{text}": invalid syntax')
     return _BOOLEANS[text]
 
 
 def optional_boolean(attrs: Mapping[str, str], name: str) -> bool | None:
-    return boolean(attrs, name, False, empty=None) if name in attrs else None
+    if name not in attrs:
+        return None
+    return boolean(attrs, name, False, empty=None, said="non-bool value for {name}: {value}")
 
 
 def number(attrs: Mapping[str, str], name: str) -> int | None:

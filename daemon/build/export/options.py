@@ -15,6 +15,7 @@ from daemon.images.reference import Reference
 from storage.errors import InvalidArgument, NotImplementedYet
 
 GZIP, ZSTD, UNCOMPRESSED = "gzip", "zstd", "uncompressed"
+ARCHIVES = frozenset(("oci", "docker"))
 _LEVELS = {GZIP: range(-3, 10), ZSTD: range(-7, 23), UNCOMPRESSED: range(-7, 23)}
 
 
@@ -58,16 +59,18 @@ def parse(kind: str, attrs: Mapping[str, str], epoch: str | None) -> ImageOption
     compression = _compression(attrs)
     oci = attributes.boolean(attrs, "oci-mediatypes", kind == "oci")
     artifact = attributes.boolean(attrs, "oci-artifact", False, empty=None)
-    moby = kind == "moby"
+    attributes.boolean(attrs, "prefer-nondist-layers", False, empty=None)  # there are none such here
+    moby, archive = kind == "moby", kind in ARCHIVES
+    of_images = {} if archive else attrs
     return ImageOptions(
         name=attrs.get("name", ""),
-        push=attributes.boolean(attrs, "push", False),
-        push_by_digest=attributes.boolean(attrs, "push-by-digest", False),
-        insecure=attributes.boolean(attrs, "registry.insecure", False),
-        store=attributes.boolean(attrs, "store", True),
-        name_canonical=attributes.boolean(attrs, "name-canonical", False),
-        dangling_prefix=attrs.get("dangling-name-prefix", "moby-dangling" if moby else ""),
-        dangling_empty_only=moby or attributes.boolean(attrs, "danging-name-empty-only", False),
+        push=attributes.boolean(of_images, "push", False),
+        push_by_digest=attributes.boolean(of_images, "push-by-digest", False),
+        insecure=attributes.boolean(of_images, "registry.insecure", False),
+        store=attributes.boolean(of_images, "store", True),
+        name_canonical=attributes.boolean(of_images, "name-canonical", False),
+        dangling_prefix=of_images.get("dangling-name-prefix", "moby-dangling" if moby else ""),
+        dangling_empty_only=moby or attributes.boolean(of_images, "danging-name-empty-only", False),
         oci=oci or artifact,
         artifact=artifact,
         inline_attestations=attributes.boolean(
@@ -77,7 +80,7 @@ def parse(kind: str, attrs: Mapping[str, str], epoch: str | None) -> ImageOption
         rewrite_timestamp=attributes.boolean(attrs, "rewrite-timestamp", False, empty=None),
         epoch=attributes.epoch(attrs.get("source-date-epoch", epoch)),
         annotations=Annotations.of(attrs),
-        tar=attributes.boolean(attrs, "tar", True),
+        tar=attributes.boolean(attrs if archive else {}, "tar", True),
     )
 
 
@@ -93,9 +96,7 @@ class FileOptions:
 
 
 def parse_files(attrs: Mapping[str, str], epoch: str | None) -> FileOptions:
-    mode = attrs.get("mode", "copy")
-    if mode not in ("", "copy"):
-        raise NotImplementedYet(f"mode={mode} of the local exporter")
+    """`mode=delete`, of later clients, is one more attribute that is not known."""
     return FileOptions(
         prefix=attrs.get("attestation-prefix", ""),
         split=attributes.optional_boolean(attrs, "platform-split"),
@@ -105,14 +106,19 @@ def parse_files(attrs: Mapping[str, str], epoch: str | None) -> FileOptions:
 
 def _compression(attrs: Mapping[str, str]) -> Compression:
     kind = attrs.get("compression", GZIP)
-    if kind in ("estargz", "nydus"):
+    if kind == "estargz":
         raise NotImplementedYet(f"compression={kind}: layers are gzip, zstd or uncompressed here")
     if kind not in _LEVELS:
         raise InvalidArgument(f"unsupported compression type {kind}")
     level = attributes.number(attrs, "compression-level")
-    if level is not None and level not in _LEVELS[kind]:
+    if level is not None and kind == GZIP and level not in _LEVELS[kind]:
         raise InvalidArgument(f"invalid compression-level {level} for {kind}")
-    return Compression(kind, level, attributes.boolean(attrs, "force-compression", False))
+    if level is not None:
+        level = max(_LEVELS[kind][0], min(level, _LEVELS[kind][-1]))
+    force = attributes.boolean(
+        attrs, "force-compression", False, said="non-bool value {value} specified for {name}"
+    )
+    return Compression(kind, level, force)
 
 
 def names(options: ImageOptions, front_end: str = "") -> list[Reference]:

@@ -16,6 +16,8 @@ from daemon.build.graph import Exec, ExecMount, Mkfile, Output
 
 
 async def run(site: Site, command: ins.Run) -> None:
+    if command.devices:
+        raise DockerfileError("device feature is only supported in Dockerfile frontend 1.14.0-labs or later")
     state = site.state
     text, mounts = " ".join(command.words), list[ExecMount]()
     inputs: list[Output | None] = [state.output]

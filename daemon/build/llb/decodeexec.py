@@ -27,7 +27,7 @@ def decode_exec(operation: pb.Op, given: Callable[[int], Output | None], about: 
         raise InvalidArgument(f"more than {MAX_MOUNTS} mounts")
     required = [each.name for each in process.cdi_devices if not each.optional]
     if required:
-        raise InvalidArgument(f"device {required[0]} is requested by the build but not allowed")
+        raise InvalidArgument(f'failed to load LLB: required device "{required[0]}" is not registered')
     mounts: list[ExecMount] = []
     inputs: list[Output | None] = [None]
     outputs: dict[int, int] = {}

@@ -2,6 +2,7 @@
 
     network.host       RUN --network=host                       granted unless configured otherwise
     security.insecure  RUN --security=insecure: privileged      refused unless configured otherwise
+    device             RUN --device=...                         refused: dockerd 28.5 has no setting for it, either
 
 Source: BuildKit util/entitlements; dockerd's daemon.json, builder.entitlements.
 """
@@ -14,12 +15,15 @@ from daemon.build.graph import Exec
 from storage.errors import Forbidden, InvalidArgument
 
 NETWORK_HOST, INSECURE = "network.host", "security.insecure"
-KNOWN = (NETWORK_HOST, INSECURE)
+DEVICE = "device"
+KNOWN = (NETWORK_HOST, INSECURE, DEVICE)
 
 
 def granted(asked: Set[str], allowed: Set[str]) -> frozenset[str]:
     """Forbidden in BuildKit's words for what the configuration does not allow."""
     for name in sorted(asked):
+        if name.startswith(f"{DEVICE}="):
+            name = DEVICE
         if name not in KNOWN:
             raise InvalidArgument(f"unknown entitlement {name}")
         if name not in allowed:

@@ -97,6 +97,25 @@ async def test_what_a_process_is_told(host: Host) -> None:
     assert told.split("\n")[:5] == ["named", "77", "1.2.3.4\tthere", "http://p http://p", "/"]
 
 
+async def test_a_device_is_not_there(host: Host) -> None:
+    """In dockerd's words; one that may be missing is."""
+    for optional in (True, False):
+        writer = Writer()
+        device = pb.CDIDevice(name="vendor.com/gpu=0", optional=optional)
+        base = writer.busybox()
+        meta = pb.Meta(args=["sh", "-c", "echo ran > /ran"], env=["PATH=/bin"], cwd="/")
+        mounts = [pb.Mount(input=0, dest="/", output=0)]
+        process = writer.add(pb.Op(exec=pb.ExecOp(meta=meta, mounts=mounts, cdi_devices=[device])), (base, 0))
+        async with front_end(host) as front:
+            if optional:
+                assert await front.read(writer.end(process), "/ran") == "ran\n"
+                continue
+            with pytest.raises(GRPCError) as refused:
+                await front.read(writer.end(process), "/ran")
+        said = str(refused.value.message)
+        assert said == 'failed to load LLB: required device "vendor.com/gpu=0" is not registered'
+
+
 async def test_a_difference_is_only_what_a_step_did(host: Host) -> None:
     writer = Writer()
     base = writer.busybox()

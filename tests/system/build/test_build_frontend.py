@@ -222,6 +222,18 @@ def test_entitlements(buildx: Buildx) -> None:
     assert said.returncode != 0 and refusal in said.stderr
 
 
+def test_devices_are_refused_as_dockerd_refuses_them(buildx: Buildx) -> None:
+    """28.5.2, which has no front end for them and no setting to grant them."""
+    files = {"Dockerfile": "FROM busybox\nRUN --device=vendor.com/gpu=0,required true\n"}
+    said = buildx.attempt(files)
+    text = b"failed to solve: device feature is only supported in Dockerfile frontend 1.14.0-labs or later"
+    assert said.returncode != 0 and text in said.stderr and b"2 | >>> RUN --device" in said.stderr
+    for allowed in ("device", "device=vendor.com/gpu=0"):
+        said = buildx.try_docker("buildx", "build", "--allow", allowed, str(buildx.context(files)))
+        refusal = b"granting entitlement device is not allowed by build daemon configuration"
+        assert said.returncode != 0 and refusal in said.stderr, said.stderr.decode()
+
+
 INSECURE: dict[str, str | bytes] = {
     "Dockerfile": "FROM busybox\nRUN --security=insecure mkdir /mnt && mount -t tmpfs none /mnt && umount /mnt\n"
     "RUN ! mount -t tmpfs none /mnt\n"

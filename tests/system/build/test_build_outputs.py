@@ -270,6 +270,15 @@ def test_refusals_come_before_the_build(buildx: Buildx) -> None:
         assert result.returncode != 0 and text in result.stderr.decode(), result.stderr.decode()
 
 
+def test_a_directory_keeps_what_was_there(buildx: Buildx, tmp_path: Path) -> None:
+    """`mode=delete` is of later clients; dockerd 28.5 looks at it as little as at any other word."""
+    context, out = buildx.context(TWO), tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+    buildx.docker("buildx", "build", "-o", f"type=local,dest={out},mode=delete,no-such=word", str(context))
+    assert sorted(path.name for path in out.iterdir()) == ["f-amd64", "old"]
+
+
 def test_dockerd_and_pyd_read_each_other(buildx: Buildx, tmp_path: Path) -> None:
     """Our archive has the bytes that dockerd read and ran; what it saved of that is the same image here."""
     told = peers.Exchange.of(json.loads(peers.EXCHANGED.read_text()))
