@@ -152,23 +152,33 @@ async def _look_around(ctx: Context, container: Container) -> Surroundings:
     identity = await ctx.users.identity(container, container.config.get("User") or "", groups)
     joined = joined_namespaces(container, ctx.registry, ctx.config)
     foreign = _runtime(ctx, container) is not None
+    root = OverlayMount((), foreign_root(container, ctx.config), None)
+    if not foreign:
+        root = ctx.snapshots.overlay(container.id)
+        _prepare_root(ctx, container, root, joined)
     if foreign or container.host.get("IpcMode") == "shareable" or volumemounts.on_host(ctx, container):
         await _finished(asyncio.to_thread(hostmounts.prepare, ctx, container, foreign=foreign))
-    root = ctx.snapshots.overlay(container.id)
-    if foreign:
-        root = OverlayMount((), foreign_root(container, ctx.config), None)
     directory = ctx.config.container_dir(container.id)
     return Surroundings(
         root=root,
         rootfs=str(ctx.config.bundle(container.id) / "rootfs"),
         identity=identity,
         hostname=hostname_of(container, ctx.registry),
-        etc={f"/etc/{name}": str(directory / name) for name in ("resolv.conf", "hostname", "hosts")},
+        etc={place: str(directory / place.rpartition("/")[2]) for place in build.ETC_FILES},
         joined=joined,
         shm=shared_memory(container, ctx.registry, ctx.config),
         linked=links.environment(container, ctx.registry),
         special=volumemounts.special(ctx, container),
     )
+
+
+def _prepare_root(ctx: Context, container: Container, root: OverlayMount, joined: dict[str, str]) -> None:
+    """Have it mounted while the rest is looked for; by a spare, which has namespaces of its own. Nobody else sees this
+    root before the start, which comes next, or `_undo`."""
+    if not {"pid", "ipc", "uts"} & joined.keys() and not container.host.get("DeviceRequests"):
+        overlay = build.root(container.host, root).get("overlay")
+        if overlay is not None:
+            ctx.runtime.prepare(container.id, overlay, *build.mount_points(container))
 
 
 async def _finished(work: Coroutine[Any, Any, None]) -> None:

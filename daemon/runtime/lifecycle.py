@@ -25,6 +25,7 @@ from daemon.runtime.loop import IN
 from daemon.runtime.members import Container, Member
 from daemon.runtime.oci import ForeignFailure, ForeignRuntime
 from daemon.runtime.records import Records, remove_tree
+from daemon.runtime.rootfs import overlay_root
 from daemon.runtime.server import RequestError
 from daemon.runtime.spare import Spares
 from daemon.runtime.starting import Starter
@@ -102,6 +103,13 @@ class Lifecycle:
         return ForeignRuntime(self.loop, self.children, argv, self.exec_root)
 
     # -- start -----------------------------------------------------------------------------------------------
+
+    def prepare(self, message: Message) -> None:
+        """The daemon is about to start this container, whose root this is."""
+        container_id = check_name(message["id"], "container id")
+        if container_id not in self.containers:
+            root = overlay_root(message["overlay"], "")
+            self.spares.prepare(container_id, root, message["directories"], message["files"])
 
     async def start(self, message: Message, netns_fd: int | None) -> Message:
         container_id = check_name(message["id"], "container id")
@@ -372,6 +380,7 @@ class Lifecycle:
         container_id = check_name(message["id"], "container id")
         container = self.containers.get(container_id)
         if container is None:
+            await self.spares.let_go(container_id)
             self.keeper.send("forget", id=container_id, exec_id=None, all=True)
             bundle = self.records.directory(container_id)
         elif container.phase != "stopped":

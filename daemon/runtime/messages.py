@@ -1,6 +1,7 @@
 """What init and its parent say to each other over the SOCK_SEQPACKET pair.
 
-    parent -> init   GO        id maps and cgroup are set / run on from the gate or the hooks
+    parent -> init   ROOT      only to a spare: the root that it may mount before its plan comes (spare.py)
+                     GO        id maps and cgroup are set / run on from the gate or the hooks
     init -> parent   CONSOLE   with the pty's master attached (SCM_RIGHTS)
                      HOOKS     namespaces and mounts exist; waits for GO (only when the spec has such hooks)
                      READY     everything is set up; waits for GO (only with gate)
@@ -26,6 +27,7 @@ EXECUTE = b"X"
 GO = b"G"
 HOOKS = b"H"
 READY = b"R"
+ROOT = b"M"
 LIMIT = 16384
 
 

@@ -157,6 +157,10 @@ class OverlayRoot:
         self.lower, self.upper, self.work, self.target = lower, upper, work, target
         self.volatile = volatile and upper is not None
 
+    def mounts_as(self, other: OverlayRoot) -> bool:
+        mine = self.lower, self.upper, self.work, self.volatile
+        return mine == (other.lower, other.upper, other.work, other.volatile)
+
     def open_source(self) -> int:
         if self.volatile:
             overlay.forget_volatile(f"{self.work}")

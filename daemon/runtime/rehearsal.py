@@ -1,4 +1,5 @@
-"""What a spare prepares for a container that it does not know yet: the parts that all have, and itself.
+"""What a spare prepares for a container that it does not know yet: the parts that all have, and itself. And the root
+of the one that it is to become, when it is told (spare.py).
 
 A *tree* is a mount with all that belongs on and below it: /proc with its read-only and masked paths, /dev with
 nodes, links, pts, shm and mqueue. Containers of one engine nearly all have the same, so the spare builds
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     Trees = dict[str, bytes]
 
 TREES = ("/dev", "/proc")  # in this order: files of /proc are masked with the null device
+_ORDINARY = ("/proc", "/sys")
+"""Where a symlink is refused (operations.FilesystemMount)."""
 _KINDS = ("devpts", "mqueue", "proc", "sysfs", "tmpfs")  # that concern nobody else
 _PREPARED = (
     ops.ReadonlyPath,
@@ -80,14 +83,50 @@ class UseProc:
         return "use the ready private procfs"
 
 
-class Ready:
-    """`trees`: path -> (what it was made from, descriptor of the detached copy); `proc`: a private procfs."""
+class UseRoot:
+    """The root is mounted already, detached."""
 
-    __slots__ = ("proc", "trees")
+    __slots__ = ("tree",)
+
+    def __init__(self, tree: int) -> None:
+        self.tree = tree
+
+    def execute(self, context: Context) -> None:
+        ops.attach_over_root(self.tree)
+        context.root = self.tree
+
+    def describe(self) -> str:
+        return "use the ready root"
+
+
+class Ready:
+    """`trees`: path -> (what it was made from, descriptor of the detached copy); `proc`: a private procfs;
+    `root`: the operation that mounted it, and its descriptor."""
+
+    __slots__ = ("proc", "root", "trees")
 
     def __init__(self) -> None:
         self.trees: dict[str, tuple[bytes, int]] = {}
         self.proc = -1
+        self.root: tuple[ops.OverlayRoot, int] | None = None
+
+    def mount_root(self, order: bytes) -> None:
+        """`write_root`'s. What fails here will fail, and be reported, in the real start."""
+        root, directories, files = _pickle.loads(order)
+        try:
+            tree = root.open_source()
+            self.root = root, tree
+            for path in directories:
+                os.close(inroot.make_directory(tree, path, symlinks=path not in _ORDINARY))
+            for path in files:
+                os.close(inroot.make_file(tree, path))
+        except OSError:
+            pass
+
+
+def write_root(root: ops.OverlayRoot, directories: list[str], files: list[str]) -> bytes:
+    """The root, and what has to be in it to be mounted on: made where the image lacks it."""
+    return _pickle.dumps((root, directories, files), 5)
 
 
 # -- a plan in two parts ---------------------------------------------------------------------------
@@ -148,7 +187,7 @@ def _within(operation: Operation, path: str) -> bool:
 
 
 def restore(root: RootPlan, trees: Trees, ready: Ready | None) -> None:
-    """Put the trees back into a received plan: ready ones, or their operations."""
+    """Put the trees back into a received plan: ready ones, or their operations. The ready root, if it is the one."""
     for operation in [operation for operation in root.early if isinstance(operation, Tree)]:
         made = ready.trees.get(operation.path) if ready else None
         if made is not None and made[0] == trees[operation.path]:
@@ -158,8 +197,16 @@ def restore(root: RootPlan, trees: Trees, ready: Ready | None) -> None:
         early, closing = _pickle.loads(trees[operation.path])
         root.early[at : at + 1] = early
         root.closing[1:1] = closing  # after MakeWorkingDirectory
-    if ready is not None and ready.proc >= 0:
-        root.early = [UseProc(ready.proc) if isinstance(op, ops.OpenProc) else op for op in root.early]
+    if ready is not None:
+        root.early = [_ready_for(operation, ready) for operation in root.early]
+
+
+def _ready_for(operation: Operation, ready: Ready) -> Operation:
+    if isinstance(operation, ops.OpenProc) and ready.proc >= 0:
+        return UseProc(ready.proc)
+    if isinstance(operation, ops.OverlayRoot) and ready.root and ready.root[0].mounts_as(operation):
+        return UseRoot(ready.root[1])
+    return operation
 
 
 # -- the rehearsal ---------------------------------------------------------------------------------

@@ -104,7 +104,11 @@ def _root(root: Object, bundle: str) -> Operation:
         if path == bundle:
             raise SpecError("root.path", "is required")
         return ops.BindRoot(os.path.realpath(path))
-    overlay = get_object(root, "overlay", "root.overlay")
+    return overlay_root(get_object(root, "overlay", "root.overlay"), path if os.path.isdir(path) else bundle)
+
+
+def overlay_root(overlay: Object, target: str) -> ops.OverlayRoot:
+    """`root.overlay` of a specification: pyd's own, for a root that the container's init mounts itself."""
     lower = get_strings(overlay, "lower", "root.overlay.lower")
     if not lower:
         raise SpecError("root.overlay.lower", "must name at least one directory")
@@ -113,7 +117,7 @@ def _root(root: Object, bundle: str) -> Operation:
     if (upper is None) != (work is None):
         raise SpecError("root.overlay", "upper and work are given together or not at all")
     volatile = get_bool(overlay, "volatile", "root.overlay.volatile")
-    return ops.OverlayRoot(lower, upper, work, path if os.path.isdir(path) else bundle, volatile=volatile)
+    return ops.OverlayRoot(lower, upper, work, target, volatile=volatile)
 
 
 def _mount(entry: Object, index: int, bundle: str, namespaces: Namespaces) -> Operation:

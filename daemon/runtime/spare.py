@@ -18,11 +18,13 @@ Model
     nothing, has the spare in the directory above the containers'.
 
     The mount namespace is made when the plan has come: a copy of an earlier moment would lack what the host has
-    mounted since.
+    mounted since. The root, whose making takes longest, may be told before: it is mounted, attached nowhere, while
+    the daemon looks for the rest of the specification. From then on the spare is that container's alone, and is gone
+    before anybody else mounts this root: two overlays must not share an upper directory.
 
 Life
-    expect (a start is near, or has just been) ──> waiting ──take──> Head ──follow──> a container's init
-                                                      └──AGE passed, end──> gone
+    expect (a start is near, or has just been) ──> waiting ──[prepare]──take──> Head ──follow──> a container's init
+                                                      └──AGE passed, let_go, end──> gone
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from daemon.runtime import init, launch, messages, rehearsal, spawning
 from daemon.runtime import syscalls as sc
 from daemon.runtime.errors import LaunchError, Vanished
 from daemon.runtime.joining import CgroupEntry
+from daemon.runtime.tasks import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from daemon.runtime.children import Children
     from daemon.runtime.launch import Child, Plan, Stdio
     from daemon.runtime.loop import Loop, Timer
+    from daemon.runtime.operations import OverlayRoot
     from daemon.runtime.spec import Object
 else:
     import _signal
@@ -102,13 +106,15 @@ class Head:
 class Spares:
     """The supervisor's side: at most one spare."""
 
-    __slots__ = ("_children", "_loop", "_order", "_parent", "_spare", "_spec", "_timer", "_usable")
+    __slots__ = ("_children", "_loop", "_order", "_owner", "_parent", "_spare", "_spec", "_timer", "_usable")
 
     def __init__(self, loop: Loop, children: Children, layout: Layout, cgroup_root: str) -> None:
         self._loop, self._children = loop, children
         self._usable = layout.kind != "unified"
         self._parent = f"{layout.unified}/{cgroup_root}" if layout.unified else None
         self._spare: Child | None = None
+        self._owner = ""
+        """The container whose root the spare has."""
         self._timer: Timer | None = None
         self._order = b""
         self._spec: Object = {}
@@ -120,18 +126,41 @@ class Spares:
         else:
             self._drop_after(AGE)
 
+    def prepare(self, container_id: str, root: OverlayRoot, directories: list[str], files: list[str]) -> None:
+        """The start of this container is next: let the spare mount its root. Does nothing where there is none."""
+        if self._spare is None or self._owner:
+            return
+        try:
+            _send(self._spare.sync, messages.ROOT + rehearsal.write_root(root, directories, files), [])
+        except OSError:
+            return
+        self._owner = container_id
+
+    async def let_go(self, container_id: str) -> None:
+        """Return when no spare has this container's root mounted (any more)."""
+        spare = self._spare
+        if spare is None or self._owner != container_id:
+            return
+        self._spare, self._owner = None, ""
+        self._children.forget(spare.pid)
+        gone = self._children.exited(spare.pid)
+        _signal.pidfd_send_signal(spare.pidfd, _signal.SIGKILL)
+        spare.sync.close()
+        os.close(spare.pidfd)
+        await gone  # not `discard`, which waits: unmounting may sync a file system
+
     def end(self) -> None:
         self._usable = False
         self._drop()
 
-    def take(self, plan: Plan, spec: Object, netns_fd: int | None) -> Head | None:
-        """The spare, on its way with the plan of `spec`; None where `launch.spawn` has to do it."""
+    def take(self, container_id: str, plan: Plan, spec: Object, netns_fd: int | None) -> Head | None:
+        """The spare, on its way with the plan of `spec`; None where `launch.spawn` has to do it, after `let_go`."""
         self._make_after(PAUSE)
         spare = self._spare
         if not suits(plan, netns_fd):
             return None
         self._spec = rehearsal.typical(spec)
-        if spare is None:
+        if spare is None or self._owner not in ("", container_id):
             return None
         order = rehearsal.write(plan, network=netns_fd is not None)
         if len(order) > LIMIT:
@@ -140,7 +169,7 @@ class Spares:
             _send(spare.sync, order, [] if netns_fd is None else [netns_fd])
         except OSError:
             return None  # it is dead
-        self._spare = None
+        self._spare, self._owner = None, ""
         self._children.forget(spare.pid)
         return Head(spare, plan)
 
@@ -186,12 +215,15 @@ class Spares:
     def _died(self, spare: Child) -> None:
         """Killed by somebody."""
         if self._spare is spare:
-            self._spare = None
+            self._spare, self._owner = None, ""
             spare.sync.close()
             os.close(spare.pidfd)
 
     def _drop(self) -> None:
         self._schedule(0, lambda: None)
+        if self._owner:
+            start(self.let_go(self._owner))
+            return
         spare, self._spare = self._spare, None
         if spare is not None:
             self._children.forget(spare.pid)
@@ -254,6 +286,10 @@ def _wait(sync: _socket.socket, handled: list[int], last: bytes) -> NoReturn:
             file.write(b"pyd-spare")
         ready = rehearsal.rehearse(last) if last and not _waiting(sync) else None
         order, fds = _receive(sync)
+        if order[:1] == messages.ROOT:
+            ready = ready or rehearsal.Ready()
+            ready.mount_root(order[1:])
+            order, fds = _receive(sync)
         if not order:
             os._exit(0)
         sc.prctl(sc.PR_SET_PDEATHSIG, 0)

@@ -128,7 +128,9 @@ class Starter:
         self, container: Container, spec: dict[str, Any], *, open_stdin: bool, netns_fd: int | None
     ) -> None:
         plan = launch.prepare(spec, container.bundle, keyring=container.id)
-        head = self._spares.take(plan, spec, netns_fd)
+        head = self._spares.take(container.id, plan, spec, netns_fd)
+        if head is None:
+            await self._spares.let_go(container.id)
 
         def spawn(stdio: Stdio | None) -> launch.Child:
             return launch.spawn(plan, stdio, cgroup=container.cgroup, netns_fd=netns_fd)

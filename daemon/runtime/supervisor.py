@@ -137,6 +137,9 @@ class Supervisor:
         if op == "expect":
             life.spares.expect()
             return {}
+        if op == "prepare":
+            life.prepare(message)
+            return {}
         if op == "shutdown":
             return await self._shut_down()
         raise RequestError("refused", f"unknown operation {op!r}")

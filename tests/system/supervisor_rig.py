@@ -127,10 +127,13 @@ class Rig:
         size: tuple[int, int] | None = None,
         change: dict[str, Any] | None = None,
         namespaces: tuple[str, ...] = (),
+        overlay: dict[str, Any] | None = None,
     ) -> Started:
         config = spec(self.rootfs, list(args), f"/{self.cgroup}/{container}", tty=tty, host_pid=host_pid)
         config["linux"]["resources"] = change or {}
         config["linux"]["namespaces"] += [{"type": kind} for kind in namespaces]
+        if overlay:
+            config["root"] = {"path": "rootfs", "overlay": overlay}
         self.exits.pop((container, None), None)
         return await self.client.start(
             container,

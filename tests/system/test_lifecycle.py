@@ -356,15 +356,14 @@ def test_auto_remove_leaves_nothing(host: Host) -> None:
 
 
 def test_what_is_removed_at_its_end_is_not_synced_to_disk_and_can_be_restarted(host: Host) -> None:
-    script = (
-        "grep -q ' / .*volatile' /proc/mounts && echo volatile; cat /kept; echo kept > /kept; exec sleep 1000"
-    )
-    for name, *flags in (("passing", "--rm"), ("lasting",)):
+    script = "grep -q ' / .*volatile' /proc/mounts && echo volatile; cat /kept; echo kept >/kept; echo life; sleep 99"
+    for name, marks, *flags in (("passing", 2, "--rm"), ("lasting", 0)):
         host.docker("run", "-d", "--name", name, *flags, "busybox", "sh", "-c", script)
+        until(lambda name=name: "life" in host.docker("logs", name), "its first life")  # type: ignore[misc]
         host.docker("restart", "-t", "0", name)
-        until(lambda name=name: "kept" in host.docker("logs", name), "what its first life wrote")  # type: ignore[misc]
-        marked = host.docker("logs", name).count("volatile")
-        assert marked == (2 if name == "passing" else 0)
+        until(lambda name=name: host.docker("logs", name).count("life") == 2, "its second life")  # type: ignore[misc]
+        logged = host.docker("logs", name)
+        assert (logged.count("volatile"), logged.count("kept\n")) == (marks, 1)
 
 
 def test_times_of_a_life(host: Host) -> None:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,6 +140,74 @@ async def test_its_cgroup_namespace_begins_at_its_own_cgroup(rig: Rig) -> None:
     assert started.pid == waiting
     await until_logged(rig, "own", "done")
     assert {line.split(":")[2] for line in rig.logged("own").split()[:-1]} == {"/"}
+
+
+@pytest.fixture
+def overlay(rig: Rig, tmp_path: Path) -> dict[str, Any]:
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    return {"lower": [str(rig.rootfs)], "upper": f"{tmp_path}/upper", "work": f"{tmp_path}/work"}
+
+
+def prepare(rig: Rig, name: str, overlay: dict[str, Any]) -> None:
+    rig.client.prepare(name, overlay, ["/proc", "/dev", "/made/here"], ["/etc/some/file"])
+
+
+async def until_made(overlay: dict[str, Any]) -> None:
+    deadline = time.monotonic() + 5
+    while not Path(overlay["upper"], "etc/some/file").exists():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_it_mounts_the_root_before_its_plan_comes(rig: Rig, overlay: dict[str, Any]) -> None:
+    waiting = await spare_of(rig)
+    prepare(rig, "c", overlay)
+    await until_made(overlay)
+    assert "upper" not in Path("/proc/self/mounts").read_text()
+    assert "upper" not in Path(f"/proc/{waiting}/mounts").read_text()
+    script = (
+        "echo x > /written; ls -d /made/here /etc/some/file; grep -c '^overlay / ' /proc/mounts; sleep 100"
+    )
+    started = await rig.run("c", "sh", "-c", script, overlay=overlay)
+    assert started.pid == waiting
+    await until_logged(rig, "c", "1\n")
+    assert rig.logged("c").split() == ["/etc/some/file", "/made/here", "1"]
+    assert Path(overlay["upper"], "written").exists()
+
+
+async def test_with_a_root_it_is_that_containers_alone(rig: Rig, overlay: dict[str, Any]) -> None:
+    waiting = await spare_of(rig)
+    prepare(rig, "c", overlay)
+    assert (await rig.run("other", "sleep", "100")).pid != waiting
+    prepare(rig, "third", overlay)
+    assert (await rig.run("third", "sleep", "100")).pid != waiting
+    assert (await rig.run("c", "sleep", "100", overlay=overlay)).pid == waiting
+
+
+async def test_a_root_whose_start_does_not_come_is_let_go_of(rig: Rig, overlay: dict[str, Any]) -> None:
+    waiting = await spare_of(rig)
+    prepare(rig, "c", overlay)
+    await until_made(overlay)
+    await rig.client.delete("c")
+    assert not Path(f"/proc/{waiting}").exists()
+    waiting = await spare_of(rig)
+    prepare(rig, "c", overlay)
+    started = await rig.run(
+        "c", "ls", "/etc/some/file", overlay=overlay, host_pid=True
+    )  # what no spare is for
+    assert not Path(f"/proc/{waiting}").exists()
+    assert started.pid != waiting
+    assert (await rig.exit_of("c")).status == 0
+
+
+async def test_another_root_than_was_told_is_mounted(rig: Rig, overlay: dict[str, Any]) -> None:
+    waiting = await spare_of(rig)
+    prepare(rig, "c", {**overlay, "lower": ["/etc", *overlay["lower"]]})
+    await until_made(overlay)
+    started = await rig.run("c", "ls", "/passwd", overlay=overlay)
+    assert started.pid == waiting
+    assert (await rig.exit_of("c")).status == 1
 
 
 async def test_a_tty(rig: Rig) -> None:

@@ -26,6 +26,7 @@ OCI_VERSION = "1.2.0"
 OCI_VERSION_FOREIGN = "1.0.2"
 """Nothing newer is used, and older releases of crun and runc refuse what they don't know."""
 INIT_TARGET = "/sbin/docker-init"
+ETC_FILES = ("/etc/resolv.conf", "/etc/hostname", "/etc/hosts")
 _DEFAULT_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 
 
@@ -56,7 +57,8 @@ def build(container: Container, around: Surroundings, config: DaemonConfig) -> d
     spec: dict[str, Any] = {
         "ociVersion": OCI_VERSION if container.runtime == "pyd" else OCI_VERSION_FOREIGN,
         "process": _process(container, around, config),
-        "root": _root(host, around),
+        "root": {"path": around.rootfs, "readonly": bool(host.get("ReadonlyRootfs"))}
+        | root(host, around.root),
         "mounts": _mounts(container, around, config, options),
         "hostname": around.hostname,
         "annotations": host.get("Annotations") or {},
@@ -79,14 +81,23 @@ def build(container: Container, around: Surroundings, config: DaemonConfig) -> d
     return spec
 
 
-def _root(host: HostConfig, around: Surroundings) -> dict[str, Any]:
-    """The writable layer of a container that is removed at its end, or at the daemon's next start, has no reader
-    after a power cut: it is not synced, which would make each end wait for the disk."""
-    root: dict[str, Any] = {"path": around.rootfs, "readonly": bool(host.get("ReadonlyRootfs"))}
-    root |= around.root.to_spec()
-    if "overlay" in root and host.get("AutoRemove"):
-        root["overlay"] |= {"volatile": True}
-    return root
+def root(host: HostConfig, mount: OverlayMount) -> dict[str, Any]:
+    """Where the root comes from. The writable layer of a container that is removed at its end, or at the daemon's next
+    start, has no reader after a power cut: it is not synced, which would make each end wait for the disk."""
+    found = mount.to_spec()
+    if "overlay" in found and host.get("AutoRemove"):
+        found["overlay"] |= {"volatile": True}
+    return found
+
+
+def mount_points(container: Container) -> tuple[list[str], list[str]]:
+    """Directories and files in the root that any start mounts on, save those in a mount of the user's."""
+    own = [f"{point.destination.rstrip('/')}/" for point in container.mounts]
+
+    def bare(places: tuple[str, ...]) -> list[str]:
+        return [place for place in places if not f"{place}/".startswith(tuple(own))]
+
+    return bare(("/proc", "/dev", "/sys")), bare(ETC_FILES)
 
 
 def cgroups_path(container: Container, config: DaemonConfig) -> str:
