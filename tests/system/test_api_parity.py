@@ -1,6 +1,6 @@
 """Every container, exec and system operation by raw request, beside what dockerd 28.5 answered.
 
-tests/system/parity has the requests (scenario.py) and dockerd's recorded answers (recorded.json; record.py
+tests/system/parity has the requests (scenario.py, fields.py) and dockerd's recorded answers (recorded.json; record.py
 makes them anew). A difference that is meant stands in DIFFERENT with our status and the reason; one that has
 gone fails too. One rule needs no entry: where dockerd answers a bad request with 500, we answer with 400 (or
 404 for what is missing) and the same text.
@@ -15,7 +15,7 @@ import pytest
 
 from tests.system.host import Host
 from tests.system.parity import record
-from tests.system.parity.scenario import SHAPE
+from tests.system.parity.steps import SHAPE
 
 STEPS = record.named()
 RECORDED: dict[str, dict[str, Any]] = json.loads(record.RECORDED.read_text())

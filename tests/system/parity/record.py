@@ -6,6 +6,7 @@ scenario's names.
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 from tests.system.parity import scenario
 from tests.system.parity.client import Answer, ask, frames, same, shape
-from tests.system.parity.scenario import EXACT, FRAMES, NAMES, SHAPE, Step, path_stat
+from tests.system.parity.fields import FIELDS
+from tests.system.parity.steps import EXACT, FRAMES, NAMES, SHAPE, Step
 
 RECORDED = Path(__file__).with_name("recorded.json")
 
@@ -24,7 +26,7 @@ def play(socket: str) -> dict[str, Any]:
     for name, step in named().items():
         answer = ask(socket, step.method, step.path, step.body, step.headers)
         found[name] = comparable(step, answer)
-        if step in scenario.FIELDS and answer.status == 201:
+        if step in FIELDS and answer.status == 201:
             ask(socket, "DELETE", f"/containers/{json.loads(answer.body)['Id']}?v=1")
     return found
 
@@ -42,7 +44,7 @@ def comparable(step: Step, answer: Answer) -> dict[str, Any]:
     result: dict[str, Any] = {"status": answer.status, "type": answer.kind}
     stat = answer.headers.get("x-docker-container-path-stat")
     if stat and step.method == "HEAD":
-        found = path_stat(stat)
+        found = _path_stat(stat)
         result["stat"] = {key: found[key] for key in ("name", "mode", "linkTarget")}
     if not answer.body.strip():
         return result
@@ -58,6 +60,11 @@ def comparable(step: Step, answer: Answer) -> dict[str, Any]:
         value = json.loads(answer.body) if answer.kind == "application/json" else answer.body.decode()
         result["body"] = shape(same(value)) if step.how == SHAPE else same(value)
     return result
+
+
+def _path_stat(header: str) -> Any:
+    """The X-Docker-Container-Path-Stat header, decoded."""
+    return json.loads(base64.b64decode(header))
 
 
 def main(socket: str) -> None:
