@@ -9,7 +9,11 @@ from typing import Any
 
 
 class Unanswered(Exception):
-    """The daemon went away: nobody knows what became of the request."""
+    """The daemon went away: nobody knows what became of the request. `begun` is what came of the answer's body."""
+
+    def __init__(self, message: str, begun: bytes = b"") -> None:
+        self.begun = begun
+        super().__init__(message)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -32,7 +36,8 @@ def call(path: str, method: str, target: str, body: Any = None, *, timeout: floa
         response = connection.getresponse()
         data = response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise Unanswered(f"{method} {target}: {error}") from None
+        begun = error.partial if isinstance(error, http.client.IncompleteRead) else b""
+        raise Unanswered(f"{method} {target}: {error}", begun) from None
     finally:
         connection.close()
     try:

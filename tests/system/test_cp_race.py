@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import tarfile
-import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.chaos.requests import call
+from tests.chaos.requests import Unanswered, call
 from tests.system.host import Host
 
 SECONDS = 4.0
@@ -38,13 +39,17 @@ def test_a_busy_swapper_never_leads_outside(host: Host, tmp_path: Path) -> None:
     host.docker("run", "-d", "--name", "c1", "busybox", "sh", "-c", script)
     deadline = time.monotonic() + SECONDS
     read: set[bytes] = set()
-    statuses: set[int] = set()
+    statuses: Counter[int] = Counter()
 
     def reader() -> None:
         while time.monotonic() < deadline:
             for path in ("/work/a/file", "/work/a", "/work"):
-                status, data = call(str(host.socket), "GET", f"/containers/c1/archive?path={path}")
-                statuses.add(status)
+                try:
+                    status, data = call(str(host.socket), "GET", f"/containers/c1/archive?path={path}")
+                except Unanswered as error:  # what was to be sent next is gone: the answer ends there
+                    read.add(error.begun)
+                    continue
+                statuses[status] += 1
                 if isinstance(data, bytes):
                     read.add(data)
 
@@ -59,13 +64,11 @@ def test_a_busy_swapper_never_leads_outside(host: Host, tmp_path: Path) -> None:
                 input=data,
             )
 
-    threads = [threading.Thread(target=work) for work in (reader, writer)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert read and 200 in statuses
+    with ThreadPoolExecutor() as threads:
+        for done in [threads.submit(work) for work in (reader, writer)]:
+            done.result()
+    assert read and statuses[200] > 10 and statuses[404], statuses
     assert not any(b"secret of the host" in data for data in read)
     assert (outside / "file").read_text() == "secret of the host"
     assert [path.name for path in outside.iterdir()] == ["file"]
-    assert not statuses & {500, 502}
+    assert not statuses.keys() & {500, 502}
