@@ -73,6 +73,7 @@ class Contexts:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._known: dict[str, Kept] | None = None
+        self._reading = threading.Lock()
         self._locks: dict[str, asyncio.Lock] = {}
         self._used: Counter[tuple[str, int]] = Counter()
 
@@ -193,9 +194,17 @@ class Contexts:
     # -- on disk
 
     def _load(self) -> dict[str, Kept]:
-        """What is there; the first time, what is not whole or not to be trusted is removed."""
-        if self._known is None:
-            known, gone = {}, []
+        """What is there; the first time, what is not whole or not to be trusted is removed.
+
+        By one of those that come at once: the next would take what the first goes on to make for what is left over.
+        """
+        if self._known is not None:
+            return self._known
+        with self._reading:
+            if self._known is not None:
+                return self._known
+            known: dict[str, Kept] = {}
+            gone: list[Path] = []
             for directory in self._root.iterdir() if self._root.is_dir() else ():
                 kept = _read(directory)
                 if kept is None:
