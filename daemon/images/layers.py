@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,6 +57,19 @@ class Source(Protocol):
     ) -> Json:
         """Stores the blob, verified, and unpacks it; the worker's answer (ingest.Layer's fields)."""
         ...
+
+
+class Here:
+    """The source of layers whose blobs are in the store already."""
+
+    def acquire(self) -> None: ...
+
+    async def release(self) -> None: ...
+
+    async def layer(
+        self, layer: Descriptor, directory: str, progress: Callable[[dict[str, Any]], None]
+    ) -> Json:
+        raise Internal(f"blob {layer.digest} has gone")
 
 
 class LayerJob:
@@ -185,12 +198,28 @@ class LayerJobs:
             job.listen(listener)
         return job
 
+    @contextmanager
+    def joined(self, wanted: Iterable[tuple[Wanted, Source]]) -> Iterator[list[LayerJob]]:
+        """The jobs for a chain of layers, the lowest first, while the block lasts. Nobody hears how far they are."""
+        jobs: list[LayerJob] = []
+        try:
+            for each, source in wanted:
+                jobs.append(self.join(each, source, jobs[-1] if jobs else None, _silent))
+            yield jobs
+        finally:
+            for job in jobs:
+                job.leave(_silent)
+
     def forget(self, chain_id: str, job: LayerJob) -> None:
         if self._jobs.get(chain_id) is job:
             del self._jobs[chain_id]
 
     def blob_lock(self, digest: str) -> _Counted:
         return _Counted(self._locks, digest)
+
+
+def _silent(line: Json) -> None:
+    pass
 
 
 class _Counted:

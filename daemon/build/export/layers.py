@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from daemon.build.bench import Bench, Job, Result
 from daemon.build.export.config import LayerMade
 from daemon.build.export.options import GZIP, UNCOMPRESSED, ZSTD, Compression
 from daemon.images import manifests
-from daemon.images.layers import LayerJob, LayerJobs, Wanted
+from daemon.images.layers import Here, LayerJobs, Source, Wanted
 from daemon.images.manifests import Descriptor
-from daemon.images.model import Json, chain_ids
+from daemon.images.model import chain_ids
 from daemon.images.store import LayerBlob
 from daemon.images.streams import together
 from daemon.images.transfer.parent import Worker
-from storage.errors import Internal, InvalidArgument, NotFound
+from storage.errors import InvalidArgument, NotFound
 from storage.gc import Blob, Layer
 
 REWRITTEN = "buildkit/rewritten-timestamp"
@@ -144,39 +143,14 @@ def compression_of(media_type: str) -> str:
     return ZSTD if media_type.endswith("zstd") else UNCOMPRESSED
 
 
-class _Here:
-    """The source of layers whose blobs are in the store already."""
-
-    def acquire(self) -> None: ...
-
-    async def release(self) -> None: ...
-
-    async def layer(
-        self, layer: Descriptor, directory: str, progress: Callable[[dict[str, Any]], None]
-    ) -> Json:
-        raise Internal(f"blob {layer.digest} has gone")
-
-
 async def unpacked(bench: Bench, job: Job, jobs: LayerJobs, layers: Sequence[Exported]) -> None:
     """Makes the layers that are only blobs yet: an image in the store has all of them."""
-    diff_ids = [layer.made.diff_id for layer in layers]
-    chains = chain_ids(diff_ids)
-    joined: list[LayerJob] = []
-    below: LayerJob | None = None
-    try:
-        for place, (chain, layer) in enumerate(zip(chains, layers, strict=True)):
-            job.lease.add(Layer(chain), Blob(layer.blob.digest))
-            if below is None and bench.store.is_complete(chain, layer.made.diff_id):
-                continue
+    chains = chain_ids([layer.made.diff_id for layer in layers])
+    job.lease.add(*(Layer(chain) for chain in chains), *(Blob(layer.blob.digest) for layer in layers))
+    missing: list[tuple[Wanted, Source]] = []
+    for place, (chain, layer) in enumerate(zip(chains, layers, strict=True)):
+        if missing or not bench.store.is_complete(chain, layer.made.diff_id):
             parent = chains[place - 1] if place else None
-            wanted = Wanted(chain, layer.made.diff_id, parent, layer.descriptor, "")
-            below = jobs.join(wanted, _Here(), below, _silent)
-            joined.append(below)
+            missing.append((Wanted(chain, layer.made.diff_id, parent, layer.descriptor, ""), Here()))
+    with jobs.joined(missing) as joined:
         await together(*(each.wait() for each in joined))
-    finally:
-        for each in joined:
-            each.leave(_silent)
-
-
-def _silent(line: Json) -> None:
-    """Nobody is told of what lies here already."""

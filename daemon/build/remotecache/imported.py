@@ -7,19 +7,14 @@ solver runs the step: a cache may be wrong, unreachable or empty, a build only g
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from daemon.build.bench import Bench, Job, Memo, Result
 from daemon.build.remotecache.config import Table
-from daemon.build.session.sessions import Content
-from daemon.images.layers import LayerJob, Source, Wanted
+from daemon.images.layers import Here, LayerJob, Source, Wanted
 from daemon.images.manifests import Descriptor
-from daemon.images.model import Json, chain_ids
+from daemon.images.model import chain_ids
 from daemon.images.registry.errors import RegistryError
 from daemon.images.streams import together
 from storage.errors import NotFound, PydError
@@ -121,7 +116,7 @@ class ImportedCaches:
                     continue
                 if store.content.has(blob.digest):
                     descriptor = Descriptor(blob.media_type, blob.digest, blob.size)
-                    plan.append((Wanted(chain, diff_id, parent, descriptor, ""), _Here()))
+                    plan.append((Wanted(chain, diff_id, parent, descriptor, ""), Here()))
                     continue
             found = self.where(diff_id)
             if found is None:
@@ -134,9 +129,6 @@ class ImportedCaches:
 
     async def _fetch(self, plan: list[tuple[Wanted, Source]]) -> None:
         """Every layer that fails is remembered, so that nobody asks for it again."""
-        jobs = self._bench.ctx.images.layer_jobs
-        joined: list[LayerJob] = []
-        below: LayerJob | None = None
 
         async def wait(job: LayerJob) -> None:
             try:
@@ -145,69 +137,5 @@ class ImportedCaches:
                 self._broken.add(job.wanted.descriptor.digest)
                 raise
 
-        try:
-            for wanted, source in plan:
-                below = jobs.join(wanted, source, below, _ignore)
-                joined.append(below)
+        with self._bench.ctx.images.layer_jobs.joined(plan) as joined:
             await together(*(wait(job) for job in joined))
-        finally:
-            for job in joined:
-                job.leave(_ignore)
-
-
-def _ignore(line: Json) -> None:
-    """Nobody is shown how far a layer is."""
-
-
-class _Here:
-    """For blobs that are in the store already: nobody is ever asked."""
-
-    def acquire(self) -> None:
-        pass
-
-    async def release(self) -> None:
-        pass
-
-    async def layer(
-        self, layer: Descriptor, directory: str, progress: Callable[[dict[str, Any]], None]
-    ) -> Json:
-        raise NotFound(f"blob {layer.digest} is gone")
-
-
-class ClientLayers:
-    """Layers in a content store of the client's, each taken to this machine whole and verified, then unpacked."""
-
-    def __init__(self, bench: Bench, job: Job, content: Content) -> None:
-        self._bench, self._job, self._content = bench, job, content
-
-    def acquire(self) -> None:
-        pass
-
-    async def release(self) -> None:
-        pass
-
-    async def layer(
-        self, layer: Descriptor, directory: str, progress: Callable[[dict[str, Any]], None]
-    ) -> Json:
-        await self.blob(layer)
-        worker = self._bench.ctx.images.layer_jobs.worker
-        found: Json = await worker.call(
-            "unpack", digest=layer.digest, media_type=layer.media_type, directory=directory
-        )
-        return found
-
-    async def blob(self, layer: Descriptor) -> None:
-        """Into the content store, leased by the caller. DataCorrupted unless digest and size are right."""
-        spool = self._job.directory / f"layer-{secrets.token_hex(8)}"
-        try:
-            await self._content.read(layer.digest, spool)
-            await asyncio.to_thread(self._store, layer, spool)
-        finally:
-            await asyncio.to_thread(spool.unlink, True)
-
-    def _store(self, layer: Descriptor, spool: Any) -> None:
-        content = self._bench.store.content
-        with open(spool, "rb", buffering=0) as file, content.writer(layer.digest, layer.size) as writer:
-            while piece := file.read(1 << 20):
-                writer.write(piece)
-            writer.commit()

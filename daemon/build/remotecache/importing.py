@@ -18,9 +18,10 @@ from typing import Any, Protocol
 
 from daemon.build.bench import Bench, Job
 from daemon.build.remotecache import MEMBER, config
-from daemon.build.remotecache.imported import Cache, ClientLayers, ImportedCaches
+from daemon.build.remotecache.imported import Cache, ImportedCaches
 from daemon.build.remotecache.options import boolean, canonical, imported_name
 from daemon.build.session.sessions import Content
+from daemon.build.sources.clientlayers import ClientLayers
 from daemon.build.sources.repository import open_repository
 from daemon.images.layers import Source
 from daemon.images.manifests import LARGEST_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor

@@ -4,6 +4,7 @@
     executing  one vertex whose inputs are there: its key, else its work      run, processes   a RUN's
     lookup     what our cache, imported ones and equal steps under way know of a key
     layering   what a step left in its snapshot becomes a layer               stacking   layers upon others
+    preferring whether imported caches or ours are asked first
 
 A step's cache key is the digest of its operation, of its parent's chain ID, and of the content that it reads; the
 parent's chain ID is itself a digest of content, so a step that was run again with the same outcome invalidates
@@ -22,6 +23,7 @@ from daemon.build.graph import Output, Source, Vertex, ordered
 from daemon.build.solver.executing import Executing
 from daemon.build.solver.keys import Keys
 from daemon.build.solver.lookup import Lookup, Lost, Results
+from daemon.build.solver.preferring import Probe, Unknown
 from daemon.build.steps import Progress
 from storage.errors import Internal, InvalidArgument, PydError
 
@@ -96,7 +98,6 @@ class Solver:
 
     async def _prefer(self, imported: Imported, vertices: Sequence[Vertex]) -> None:
         """Decides who is asked first, when all sources are there."""
-        from daemon.build.remotecache.preferring import Probe, Unknown
 
         async def unknown(tree: Result) -> None:
             if not self._bench.store.has_layer(tree.chain):

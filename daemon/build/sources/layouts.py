@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from daemon.build.bench import Bench, Job
+from daemon.build.sources.clientlayers import ClientLayers
 from daemon.images import manifests
-from daemon.images.layers import Wanted
+from daemon.images.layers import Source, Wanted
 from daemon.images.manifests import Descriptor, Index
 from daemon.images.model import chain_ids
 from daemon.images.platforms import Platform
@@ -59,26 +60,16 @@ async def look(job: Job, store: str, digest: str, platform: Platform) -> Layout:
 
 async def bring(bench: Bench, job: Job, layout: Layout) -> tuple[str, ...]:
     """The layers, unpacked and leased to the build; its diff IDs."""
-    from daemon.build.remotecache.imported import ClientLayers
-
     source = ClientLayers(bench, job, _content(job, layout.store))
-    jobs, store = bench.ctx.images.layer_jobs, bench.store
     chains = chain_ids(layout.diff_ids)
     job.lease.add(*(Layer(chain) for chain in chains), *(Blob(each.digest) for each in layout.layers))
-    joined = []
-    below = None
-    try:
-        for place, (chain, diff_id) in enumerate(zip(chains, layout.diff_ids, strict=True)):
-            if below is None and store.is_complete(chain, diff_id):
-                continue
+    missing: list[tuple[Wanted, Source]] = []
+    for place, (chain, diff_id) in enumerate(zip(chains, layout.diff_ids, strict=True)):
+        if missing or not bench.store.is_complete(chain, diff_id):
             parent = chains[place - 1] if place else None
-            wanted = Wanted(chain, diff_id, parent, layout.layers[place], "")
-            below = jobs.join(wanted, source, below, _ignore)
-            joined.append(below)
+            missing.append((Wanted(chain, diff_id, parent, layout.layers[place], ""), source))
+    with bench.ctx.images.layer_jobs.joined(missing) as joined:
         await together(*(each.wait() for each in joined))
-    finally:
-        for each in joined:
-            each.leave(_ignore)
     return layout.diff_ids
 
 
@@ -86,7 +77,3 @@ def _content(job: Job, store: str) -> Any:
     if not job.sessions:
         raise NotFound(f"no session that has the OCI layout {store}")
     return job.sessions[0].content(f"oci:{store}")
-
-
-def _ignore(line: dict[str, Any]) -> None:
-    """Nobody is shown how far a layer is."""

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from daemon.build.bench import SCRATCH, Bench, Imported, Result
 from daemon.build.graph import Diff, Exec, File, Merge, Output, Source, Vertex
 from daemon.build.solver.keys import Keys, numbered, outputs
-
-Results = tuple[Result, ...]
+from daemon.build.solver.lookup import Results
 
 
 class Unknown(Exception):
