@@ -107,6 +107,14 @@ async def test_global_arguments_need_a_declaration() -> None:
     assert built.document["config"]["Labels"] == {"a": "", "b": "9"}
 
 
+async def test_configuration_that_looks_odd_is_taken_as_buildkit_takes_it() -> None:
+    built = await build("FROM base\nEXPOSE 0 8080/ 1:2:3/udp\nSTOPSIGNAL 65\nCMD\nENTRYPOINT")
+    config = built.document["config"]
+    assert sorted(config["ExposedPorts"]) == ["0/tcp", "3/udp", "8080/tcp"]
+    assert config["StopSignal"] == "65"
+    assert config["Entrypoint"] == ["/bin/sh", "-c", ""]
+
+
 async def test_a_stage_inherits_the_arguments_of_the_one_it_is_from() -> None:
     text = (
         "FROM base AS a\nENV E=1\nARG A=1\nARG N\nFROM a AS b\nENV B=$A$E\nARG A=2\nFROM b\nENV C=$A\nRUN x"
@@ -118,6 +126,17 @@ async def test_a_stage_inherits_the_arguments_of_the_one_it_is_from() -> None:
     assert process.env[2:] == ("E=1", "A=2", "B=11", "C=2")
     other = await build("FROM base AS a\nARG A=1\nFROM base\nCOPY --from=a / /\nENV C=$A")
     assert other.document["config"]["Env"][2:] == ["C="]
+
+
+async def test_triggers_may_copy_from_stages_that_nothing_else_needs() -> None:
+    text = "FROM base AS a\nONBUILD COPY --from=c /x /y\nFROM scratch AS b\nRUN b\nFROM b AS c\nRUN c\n"
+    text += "FROM {} AS d\nRUN d"
+    for base, images in (("a", Images()), ("base", Images(OnBuild=["COPY --from=c /x /y"]))):
+        built = await build(text.format(base), images, target="d")
+        processes = [each.args[-1] for each in operations(built) if isinstance(each, Exec)]
+        assert sorted(processes) == ["b", "c", "d"]
+    with pytest.raises(DockerfileError, match="circular dependency"):
+        await build("FROM base AS a\nONBUILD COPY --from=b / /\nFROM a AS b\nRUN b")
 
 
 async def test_env_values_see_what_was_before_the_instruction() -> None:
@@ -170,6 +189,9 @@ async def test_urls_and_repositories_of_add() -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
+        ("FROM base\nEXPOSE 1.2.3.4:80", "invalid hostPort: 1.2.3.4"),
+        ("FROM base\nHEALTHCHECK --retries=-1 CMD x", "--retries cannot be negative (-1)"),
+        ("FROM base\nHEALTHCHECK CMD []", "Missing command after HEALTHCHECK CMD"),
         ("FROM base\nADD --checksum=md5:1 https://x/y /a", "invalid checksum"),
         ("FROM base\nCOPY --chmod=9 a /b", "invalid chmod parameter: '9'"),
         ("FROM base\nRUN --mount=type=bind,target=/ x", 'invalid mount target "/"'),

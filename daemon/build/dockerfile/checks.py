@@ -348,7 +348,7 @@ class _Checker:
         """`shell`: somebody has chosen one."""
         verb = command.name.upper()
         match command:
-            case ins.Cmd() | ins.Entrypoint() if command.shell and command.words and not shell:
+            case ins.Cmd() | ins.Entrypoint() if command.shell and not shell:
                 text = f"JSON arguments recommended for {verb} to prevent unintended behavior related to OS signals"
                 yield Finding("JSONArgsRecommended", text, command.span)
             case ins.Expose():
@@ -392,8 +392,11 @@ class _Checker:
                 yield Finding("CopyIgnoredFile", text, command.span)
 
     def _undefined(self, command: ins.Command, options: set[str], declared: set[str]) -> Iterator[Finding]:
+        own = {pair.key for pair in command.pairs} if isinstance(command, ins.Arg) else set()
         for text in _expanded(command, self.arguments):
             for name in self._used(text):
+                if name in own:
+                    continue  # ARG takes one after the other
                 if name not in options and name not in declared:
                     hint = nearest(name, sorted(options), fold=False).replace(
                         "did you mean ", "did you mean $"

@@ -128,7 +128,7 @@ class _Key:
 
 
 _OWNED = ("cache", "tmpfs", "secret", "ssh")
-_WRITABLE = ("bind", "cache")
+_WRITABLE = ("bind", "cache", "tmpfs")
 _KEYS = {
     "type": _Key("kind", _word),
     "from": _Key("origin"),

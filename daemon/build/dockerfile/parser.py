@@ -137,7 +137,7 @@ class _Parsing:
             given = flags.read(words, FLAGS.get(verb, {}))
         else:
             given, rest = flags.read([], {}), statement.rest
-        if not rest and verb not in ("CMD", "ENTRYPOINT"):
+        if not rest and verb not in ("CMD", "ENTRYPOINT", "RUN"):
             raise DockerfileError(_TOO_FEW.get(verb, f"{verb} requires at least one argument"))
         base = {
             "span": statement.span,
@@ -214,7 +214,7 @@ def _command_line(read: _Read) -> dict[str, Any]:
     found = read.json()
     if found is not None:
         return {"words": tuple(found), "shell": False}
-    return {"words": (read.rest,) if read.rest else (), "shell": True}
+    return {"words": (read.rest,), "shell": True}
 
 
 def _run(read: _Read) -> ins.Run:
@@ -413,9 +413,13 @@ def _health_check(read: _Read) -> ins.HealthCheck:
     if kind != "CMD":
         raise DockerfileError(f'Unknown type "{kind}" in HEALTHCHECK (try CMD)')
     if not rest:
-        raise DockerfileError("missing command after HEALTHCHECK CMD")
+        raise DockerfileError("Missing command after HEALTHCHECK CMD")
     words = replace(read, rest=rest).json()
+    if words is not None and not words:
+        raise DockerfileError("Missing command after HEALTHCHECK CMD")
     retries = read.flags.text("retries")
+    if re.fullmatch(r"-\d+", retries):
+        raise DockerfileError(f"--retries cannot be negative ({retries[:20]})")
     if retries and (not retries.isdigit() or len(retries) > 9):
         raise DockerfileError(f'strconv.ParseInt: parsing "{retries}": invalid syntax')
     return ins.HealthCheck(

@@ -9,7 +9,7 @@ from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.dockerfile.words import Lexer
 
-MASK = "*****"
+MASK = "****"
 
 
 @dataclass

@@ -7,15 +7,16 @@ from dataclasses import replace
 from daemon.build.graph import ExecMount
 
 
-def secret(made: ExecMount, ident: str, source: str, target: str) -> ExecMount:
+def secret(made: ExecMount, ident: str, source: str, target: str, workdir: str) -> ExecMount:
     name = ident or source or target.rstrip("/").rpartition("/")[2]
     if made.kind == "ssh":
         name = ident or "default"
-        return replace(made, id=name, source="", target=target or "/run/buildkit/ssh_agent.0")
+        place = joined(workdir, target) if target else "/run/buildkit/ssh_agent.0"
+        return replace(made, id=name, source="", target=place)
     if not target and not made.env:
         target = f"/run/secrets/{name.rpartition('/')[2]}"
-    elif target and not target.startswith("/"):
-        target = f"/run/secrets/{target}"
+    elif target:
+        target = joined(workdir, target)
     return replace(made, id=name, source="", target=target)
 
 

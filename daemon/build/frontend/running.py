@@ -92,7 +92,7 @@ async def _mount(site: Site, mount: Mount, command: ins.Run, inputs: list[Output
                      mode=mount.mode, size=mount.size, required=mount.required, env=mount.env,
                      sharing=mount.sharing)  # fmt: skip
     if mount.kind in ("secret", "ssh"):
-        return places.secret(made, ident, source, target)
+        return places.secret(made, ident, source, target, site.state.directory)
     if mount.kind == "tmpfs":
         return made
     if mount.kind == "cache":

@@ -12,7 +12,7 @@ from daemon.build.frontend.site import Site
 from daemon.containers import signals
 from storage.errors import InvalidArgument
 
-_PORT = re.compile(r"(\d+)(?:-(\d+))?(?:/([A-Za-z]+))?")
+_PORT = re.compile(r"(\d+)(?:-(\d+))?(?:/([A-Za-z]*))?")
 
 
 def env(site: Site, command: ins.Env) -> None:
@@ -85,7 +85,7 @@ def entrypoint(site: Site, command: ins.Entrypoint) -> None:
 def _command_line(site: Site, command: ins.CommandLine) -> list[str]:
     if not command.shell:
         return list(command.words)
-    return [*site.state.shell, *([" ".join(command.words)] if command.words else [])]
+    return [*site.state.shell, " ".join(command.words)]
 
 
 def shell(site: Site, command: ins.Shell) -> None:
@@ -102,11 +102,15 @@ def expose(site: Site, command: ins.Expose) -> None:
 
 def _ports(word: str) -> list[str]:
     """`80`, `80/udp`, `80-82`; an address or a host's port in front is dropped (go-connections nat.ParsePortSpec)."""
-    match = _PORT.fullmatch(word.rpartition(":")[2])
+    front, _, port = word.rpartition(":")
+    host = front.rpartition(":")[2]
+    if host and not re.fullmatch(r"\d{1,5}(-\d{1,5})?", host):
+        raise DockerfileError(f"invalid hostPort: {host}")
+    match = _PORT.fullmatch(port)
     if match is None or len(match[1]) > 5 or len(match[2] or "") > 5:
         raise DockerfileError(f"invalid containerPort: {word}")
     first, last, kind = int(match[1]), int(match[2] or match[1]), (match[3] or "tcp").lower()
-    if not 0 < first <= last <= 65535:
+    if not first <= last <= 65535:
         raise DockerfileError(f"invalid containerPort: {word}")
     if kind not in ("tcp", "udp", "sctp"):
         raise DockerfileError(f'invalid port: "{word}": invalid proto: {match[3]}')
@@ -129,7 +133,8 @@ def user(site: Site, command: ins.User) -> None:
 def stop_signal(site: Site, command: ins.StopSignal) -> None:
     signal = site.word(command.signal)
     try:
-        signals.parse(signal[:20])
+        if not re.fullmatch(r"0*[1-9]\d{0,8}", signal):  # any number but 0 is taken for one
+            signals.parse(signal[:20])
     except InvalidArgument:
         raise DockerfileError(f"invalid signal: {signal}") from None
     site.state.config["StopSignal"] = signal

@@ -144,6 +144,9 @@ class Frontend:
         self._used: set[str] = set()
         self._globals = platform_arguments(request.build_platform, request.platform, request.target)
         self._states: dict[int, StageState] = {}
+        self._stages: list[_Named] = []
+        self._followed: set[int] = set()
+        self._steps: list[Step] = []
         self._bases: dict[int, checks.Base] = {}
         self._lines: dict[int, int] = {}
 
@@ -159,13 +162,22 @@ class Frontend:
             stages[number] = replace(named, needs=self._needs(named))
         self._check_circles(stages)
         target = self._target()
+        self._stages = stages
         needed = self._ordered(target, stages)
-        steps: list[Step] = []
         for number in needed:
-            steps += await self._dispatch(stages[number])
+            await self._follow(number)
             await asyncio.sleep(0)  # others have their turn between stages, however many there are
-        scans = self._scans(target, needed)
-        return replace(self._finish(self._states[target], steps), scans=scans)
+        scans = self._scans(target, list(self._states))
+        return replace(self._finish(self._states[target], self._steps), scans=scans)
+
+    async def _follow(self, number: int) -> None:
+        """Once. Also what only an ONBUILD of a base names, which nobody knows before the base is there."""
+        if number in self._followed:
+            return
+        if number in self._states:
+            self._circular(number)
+        self._steps += await self._dispatch(self._stages[number])
+        self._followed.add(number)
 
     def _scans(self, target: int, needed: Sequence[int]) -> dict[str, Output | None]:
         """BUILDKIT_SBOM_SCAN_*: true, or a list of stages that are meant."""
@@ -458,10 +470,10 @@ class Frontend:
         """The tree of `--from=NAME`; None is scratch."""
         number = self.stage_number(name, instruction)
         if number is not None:
-            if number not in self._states:
-                raise DockerfileError(
-                    f"stage {name} is not available here", self._file.source, [instruction.span]
-                )
+            needed: dict[int, None] = {}
+            _visit(number, self._stages, needed)
+            for each in needed:
+                await self._follow(each)
             return self._states[number].output
         if name.lower() == SCRATCH:
             return None

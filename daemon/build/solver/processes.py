@@ -264,11 +264,7 @@ def _spec(process: Process, container: Container, identity: Identity, own_networ
         host_config=HostConfig(ExtraHosts=[*process.job.limits.extra_hosts, *process.operation.hosts]),
     )
     etc = {}
-    for name, text in (
-        ("hosts", files.hosts),
-        ("resolv.conf", files.resolv_conf),
-        ("hostname", files.hostname),
-    ):
+    for name, text in (("hosts", files.hosts), ("resolv.conf", files.resolv_conf)):
         path = process.directory / name
         path.write_text(text)
         etc[f"/etc/{name}"] = str(path)
@@ -281,6 +277,9 @@ def _spec(process: Process, container: Container, identity: Identity, own_networ
         joined={} if own_network else {"network": "host"},
     )
     spec = spec_of.build(container, around, bench.ctx.config)
+    for mount in spec["mounts"]:
+        if mount["destination"] in etc:  # as BuildKit: what a step wrote there would be lost
+            mount["options"] = [*mount["options"], "ro"]
     spec["mounts"] += process.mounted.mounts
     spec["root"]["readonly"] = process.operation.readonly
     given = spec["process"]["env"]

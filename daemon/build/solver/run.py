@@ -12,7 +12,7 @@ from daemon.build.solver import entitlements, runmounts
 from daemon.build.solver.processes import Ended, Process, ProcessFailed, Stdio, frames
 from daemon.build.steps import Progress
 
-STUBS = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
+STUBS = ("/etc/resolv.conf", "/etc/hosts")
 
 
 async def run(

@@ -53,7 +53,7 @@ async def prepare(
     prepared = Prepared()
     try:
         for number, mount in enumerate(operation.mounts):
-            if mount.target and not (mount.kind == "secret" and mount.env):
+            if mount.target:
                 prepared.targets.append(mount.target)
             match mount.kind:
                 case "bind" if mount.output > 0:
@@ -65,7 +65,7 @@ async def prepare(
                     await _cache(bench, operation, mount, inputs, prepared)
                 case "tmpfs":
                     size = [f"size={mount.size}"] if mount.size else []
-                    options = ["nosuid", "nodev", "mode=755", *size]
+                    options = ["nosuid", "nodev", "mode=1777", *size]
                     prepared.mounts.append(_mount("tmpfs", "tmpfs", mount.target, options))
                 case "secret":
                     await _secret(job, mount, private / str(number), prepared)
@@ -99,8 +99,9 @@ async def _bind(bench: Bench, mount: ExecMount, tree: Result, own: Path, prepare
     """What a writable one gets written goes into a directory of the step's and is thrown away."""
     lower = bench.overlay(tree)
     if lower is None:
-        await asyncio.to_thread(own.mkdir)
-        found: dict[str, Any] = {"directories": [str(own)]}
+        empty = own / "empty"
+        await asyncio.to_thread(empty.mkdir, parents=True)
+        found: dict[str, Any] = {"directories": [str(empty)]}
         if mount.source != "/":
             raise NotFound(f'"{mount.source}": not found')
     else:

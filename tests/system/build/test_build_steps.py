@@ -361,3 +361,24 @@ def test_a_named_network_and_extra_hosts(host: Host, builder: Builder) -> None:
     finally:
         host.docker("network", "rm", "build-net")
     assert "not found" in builder.refused(files, "--network", "no-such-net", "--no-cache")
+
+
+def test_a_step_sees_what_buildkit_shows(builder: Builder) -> None:
+    """What was compared with a real BuildKit: files of /etc, mounts of nothing, of memory, of secrets."""
+    files = {
+        "Dockerfile": "FROM busybox\nRUN echo me > /etc/hostname\n"
+        "RUN cat /etc/hostname > /o; for f in hosts resolv.conf; do echo x >> /etc/$f || echo $f >> /o; done\n"
+        "RUN --mount=from=scratch,target=/m,rw ls -A /m >> /o; touch /m/x && ls -A /m >> /o\n"
+        "RUN --mount=type=tmpfs,target=/t,size=1m,rw stat -c %a /t >> /o\n"
+        "WORKDIR /w\nRUN --mount=type=secret,id=s,target=rel/s cat /w/rel/s >> /o\n"
+        "RUN --mount=type=secret,id=s,env=E,target=/q/s echo $E >> /o; rm /etc/hostname\nRUN\n",
+        "s": "secret\n",
+    }
+    context = builder.context(files)
+    builder.host.pyd("build", "-t", "sees", "--secret", f"id=s,src={context}/s", str(context))
+    out = builder.run(
+        "sees", "sh", "-c", "cat /o; ls -d /etc/hostname.bak /m/* /t /w /w/* /q 2>/dev/null; true"
+    )
+    assert out.split() == [
+        "me", "hosts", "resolv.conf", "x", "1777", "secret", "secret", "/w",
+    ]  # fmt: skip
