@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from api.buildkit.answering import answering, refusal
@@ -17,6 +17,8 @@ from daemon.build.outcome import ExporterRequest
 from daemon.build.proto import control_pb2, rpc_pb2
 from daemon.build.upkeep.inventory import Record
 from daemon.config import CacheRule
+from daemon.images import times
+from daemon.images.model import digest_of
 from daemon.rpc.serving import Call, Service
 from storage.errors import PydError
 
@@ -27,6 +29,10 @@ PAUSE = 0.03
 """Seconds between status messages of a busy build."""
 STATEMENT = "application/vnd.in-toto+json"
 LOGS = "application/vnd.buildkit.status.v0"
+FAILURE = "application/vnd.googeapis.google.rpc.status+proto"
+"""So it is spelled there."""
+_NOW = "buildkit-current-timestamp"
+"""The header that tells the clock here: clients show how long ago a build was."""
 _EVENTS = {
     STARTED: control_pb2.BuildHistoryEventType.STARTED,
     COMPLETE: control_pb2.BuildHistoryEventType.COMPLETE,
@@ -100,9 +106,13 @@ class Control(Service):
     async def ListenBuildHistory(self, stream: Call) -> None:
         async with answering(stream) as request:
             history = self._engine.builds.gateway().history
-            await stream.send_initial_metadata()
+            await stream.send_initial_metadata([(_NOW, times.rfc3339(time.time_ns()))])
             events = history.listen(
-                ref=request.ref, active_only=request.active_only, early_exit=request.early_exit
+                ref=request.ref,
+                active_only=request.active_only,
+                early_exit=request.early_exit,
+                filters=list(request.filter),
+                limit=request.limit,
             )
             async with contextlib.aclosing(events):
                 async for event, past in events:
@@ -115,7 +125,9 @@ class Control(Service):
             history = self._engine.builds.gateway().history
             if request.delete:
                 history.delete(request.ref)
-            elif not request.finalize:
+            elif request.finalize:
+                await history.finalize(request.ref)
+            else:
                 history.pin(request.ref, request.pinned)
             await stream.send_message(control_pb2.UpdateBuildHistoryResponse())
 
@@ -203,6 +215,19 @@ def _record(past: Past) -> control_pb2.BuildHistoryRecord:
             size=proof.size,
             annotations={"in-toto.io/predicate-type": proof.kind},
         )
+    if past.result is not None:
+        maker, descriptor = past.result
+        made = control_pb2.Descriptor(
+            media_type=descriptor["mediaType"],
+            digest=descriptor["digest"],
+            size=descriptor["size"],
+            annotations=descriptor.get("annotations") or {},
+        )
+        record.result.result_deprecated.CopyFrom(made)
+        record.result.results[maker].CopyFrom(made)
     if past.error:
-        record.error.CopyFrom(rpc_pb2.Status.FromString(base64.b64decode(past.error)))
+        record.error.CopyFrom(rpc_pb2.Status.FromString(past.failure))
+        record.error.ClearField("details")
+        size, digest = len(past.failure), digest_of(past.failure)
+        record.external_error.CopyFrom(control_pb2.Descriptor(media_type=FAILURE, digest=digest, size=size))
     return record

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import struct
 import urllib.parse
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from socket import socket
 from typing import Any
@@ -119,11 +119,11 @@ class Call:
             at += 5 + size
         self._rest = data[at:]
 
-    async def send_initial_metadata(self) -> None:
-        """Says that the call goes on, before the first message; once."""
+    async def send_initial_metadata(self, more: Sequence[tuple[str, str]] = ()) -> None:
+        """Says that the call goes on, before the first message; once. `more`: headers besides."""
         if not self._begun:
             self._begun = True
-            self._stream.head(_HEAD)
+            self._stream.head([*_HEAD, *more])
 
     async def send_message(self, message: Message) -> None:
         await self.send_initial_metadata()

@@ -226,8 +226,8 @@ async def test_listeners_hear_what_there_is_and_what_happens(tmp_path: Path) -> 
     history = History(tmp_path)
     history._records = {each.ref: each for each in (past("one"), past("two", completed=0))}
     assert [(event, each.ref) async for event, each in history.listen(early_exit=True)] == [
-        ("complete", "one"),
         ("started", "two"),
+        ("complete", "one"),
     ]
     assert [each.ref async for _, each in history.listen(active_only=True, early_exit=True)] == ["two"]
     assert [each.ref async for _, each in history.listen(ref="none", early_exit=True)] == []

@@ -16,11 +16,14 @@ import logging
 import re
 import struct
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daemon.build.doors.chosen import chosen
+from daemon.build.export import ARCHIVES, IMAGES
+from daemon.images.model import digest_of
 from storage.errors import NotFound, PydError
 
 if TYPE_CHECKING:
@@ -81,6 +84,18 @@ class Past:
     job: Job | None = None
     """While it runs."""
 
+    @property
+    def failure(self) -> bytes:
+        """The gRPC status with all its details, for those who ask for it by its digest."""
+        return base64.b64decode(self.error)
+
+    @property
+    def result(self) -> tuple[int, dict[str, Any]] | None:
+        """The descriptor of the image that was made, and which of the exporters made it."""
+        makers = [n for n, (kind, _) in enumerate(self.exporters) if kind in IMAGES | ARCHIVES]
+        text = self.answer.get("containerimage.descriptor")
+        return (makers[-1], json.loads(base64.b64decode(text))) if makers and text else None
+
     def fields(self) -> dict[str, Any]:
         """What is written down."""
         aside = ("job", "proving", "asked")
@@ -132,7 +147,7 @@ class History:
         shown = [each for each in seen if each.started or each.over]
         past.steps = len(seen)
         past.cached = sum(each.state == "cached" for each in shown)
-        past.finished = sum(each.state in ("done", "cached") for each in shown)
+        past.finished = sum(bool(each.over) for each in shown)
         past.warnings = sum(len(each.warnings) for each in seen)
         messages = [message.SerializeToString() for message in Teller().tell(shown)]
         data = b"".join(_LENGTH.pack(len(each)) + each for each in messages)
@@ -242,28 +257,45 @@ class History:
         return None
 
     async def blob(self, digest: str) -> bytes | None:
-        """A log or a proof by its digest, as records name it."""
+        """A log, a failure or a proof by its digest, as records name it."""
         for past in self._records.values():
             if past.log == digest:
                 return await self._file(past, "log")
+            if past.error and digest_of(past.failure) == digest:
+                return past.failure
             for place, proof in enumerate(past.proofs):
                 if proof.digest == digest:
                     return await self._file(past, str(place))
         return None
 
+    async def finalize(self, ref: str) -> None:
+        """Waits for the proofs of a build that is over. NotFound for one that there is not."""
+        await _proven(self._known(ref))
+
     async def listen(
-        self, *, ref: str = "", active_only: bool = False, early_exit: bool = False
+        self,
+        *,
+        ref: str = "",
+        active_only: bool = False,
+        early_exit: bool = False,
+        filters: Sequence[str] = (),
+        limit: int = 0,
     ) -> AsyncGenerator[tuple[str, Past], None]:
-        """(what happened, record): first what there is, then (unless `early_exit`) what happens."""
+        """(what happened, record): first what there is, then (unless `early_exit`) what happens.
+
+        `filters` and `limit` are for builds that are over (chosen.py).
+        """
         queue: asyncio.Queue[tuple[str, Past]] = asyncio.Queue()
         self._listeners.add(queue)
+        known = [past for past in self._records.values() if not ref or past.ref == ref]
+        over = [] if active_only else [past for past in known if past.completed]
         try:
-            for past in sorted(self._records.values(), key=lambda each: each.created):
-                if (not ref or past.ref == ref) and not (active_only and past.completed):
-                    if ref and past.proving is not None:
-                        past.asked.set()
-                        await asyncio.shield(past.proving)
-                    yield COMPLETE if past.completed else STARTED, past
+            for past in sorted((past for past in known if not past.completed), key=lambda past: past.created):
+                yield STARTED, past
+            for past in chosen(sorted(over, key=lambda past: past.created), filters, limit):
+                if ref or early_exit:
+                    await _proven(past)
+                yield COMPLETE, past
             while not early_exit:
                 event, past = await queue.get()
                 if not ref or past.ref == ref:
@@ -274,6 +306,12 @@ class History:
     def _tell(self, event: str, past: Past) -> None:
         for queue in self._listeners:
             queue.put_nowait((event, past))
+
+
+async def _proven(past: Past) -> None:
+    if past.proving is not None:
+        past.asked.set()
+        await asyncio.shield(past.proving)
 
 
 def _unlink(paths: list[Path]) -> None:

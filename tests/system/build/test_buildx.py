@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -277,7 +278,7 @@ def test_history_keeps_what_was_built(buildx: Buildx) -> None:
     directory.mkdir()
     (directory / "Dockerfile").write_text(f"FROM busybox\nRUN echo {name} said\n")
     buildx.build(directory)
-    assert buildx.attempt({"Dockerfile": "FROM busybox\nRUN false\n"}).returncode == 1
+    assert buildx.attempt({"Dockerfile": "FROM busybox\nRUN echo why; exit 3\n"}).returncode == 1
     rows = [
         json.loads(line) for line in buildx.docker("buildx", "history", "ls", "--format=json").splitlines()
     ]
@@ -288,9 +289,30 @@ def test_history_keeps_what_was_built(buildx: Buildx) -> None:
     inspected = json.loads(buildx.docker("buildx", "history", "inspect", ref, "--format=json"))
     assert inspected["Status"] == "completed"
     failed = json.loads(buildx.docker("buildx", "history", "inspect", "--format=json"))
-    assert "exit code: 1" in failed["Error"]["Message"]
+    assert "exit code: 3" in failed["Error"]["Message"]
+    assert (failed["Error"]["Name"], failed["Error"]["Logs"]) == ("[2/2] RUN echo why; exit 3", ["why"])
+    assert failed["NumCompletedSteps"] == failed["NumTotalSteps"]
+    assert "2 | >>> RUN echo why; exit 3" in buildx.docker("buildx", "history", "inspect")
     buildx.docker("buildx", "history", "rm", ref)
     assert ref not in buildx.docker("buildx", "history", "ls")
+
+
+def test_history_leads_to_what_was_made(buildx: Buildx, tmp_path: Path) -> None:
+    """At once after a build: the index and the manifest as they are in the store, and the provenance."""
+    context = buildx.context({"Dockerfile": "FROM busybox\nLABEL of=history\n"})
+    buildx.docker("buildx", "build", "-t", "history-made", "--provenance=true", str(context))
+    shown = json.loads(buildx.docker("buildx", "history", "inspect", "--format=json"))
+    kinds = {each["Type"]: each for each in shown["Attachments"]}
+    index = kinds["application/vnd.oci.image.index.v1+json"]["Digest"]
+    manifest = kinds["application/vnd.oci.image.manifest.v1+json"]
+    assert manifest["Platform"] == "linux/amd64" and "https://slsa.dev/provenance/v0.2" in kinds
+    raw = buildx.docker("buildx", "history", "inspect", "attachment", shown["Ref"], index)
+    assert manifest["Digest"] in [each["digest"] for each in json.loads(raw)["manifests"]]
+    assert json.loads(buildx.docker("image", "inspect", "history-made"))[0]["Descriptor"]["digest"] == index
+    buildx.docker("buildx", "history", "export", "--finalize", "-o", str(tmp_path / "record"), shown["Ref"])
+    with tarfile.open(tmp_path / "record") as tar:
+        assert f"blobs/sha256/{index.partition(':')[2]}" in tar.getnames()
+    buildx.docker("rmi", "history-made")
 
 
 def test_usage_pruning_and_a_history_that_outlives_the_daemon(own_host: Host, tmp_path: Path) -> None:
