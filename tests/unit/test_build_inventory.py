@@ -80,6 +80,9 @@ def test_limits() -> None:
         (("private",), "ac"),
         (("inuse",), "a"),
         (("parents==a",), "c"),
+        (("nonsense==1",), ""),  # dockerd 28.5 says nothing, either
+        (("nonsense~=.*",), ""),
+        (("nonsense!=1",), "abc"),
     ],
 )
 def test_filters(filters: tuple[str, ...], expected: str) -> None:
@@ -92,7 +95,7 @@ def test_filters(filters: tuple[str, ...], expected: str) -> None:
     assert "".join(each.id for each in records if matches(each)) == expected
 
 
-@pytest.mark.parametrize("text", ["nonsense==1", "id~=(", "==", "id~=" + "x" * 600])
+@pytest.mark.parametrize("text", ["id~=(", "==", "id~=" + "x" * 600])
 def test_filters_of_no_sense(text: str) -> None:
     with pytest.raises(InvalidArgument):
         matcher((text,))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WAITING = 5.0
 """Seconds that a question about a build waits for the build to be there (BuildKit solver/jobs.go: 6)."""
+ENDED = 10.0
+"""Seconds for which one that is not for the history is told of (solver/jobs.go, Discard)."""
 CacheSpec = tuple[str, Mapping[str, str]]
 
 
@@ -55,6 +57,8 @@ class Gateway:
     def __init__(self, bench: Bench, ctx: Context, finished: Callable[[], None]) -> None:
         self._bench, self._ctx, self._finished = bench, ctx, finished
         self._running: dict[str, Bridge] = {}
+        self._ended: dict[str, Bridge] = {}
+        """Builds without a record that were over a moment ago."""
         self._changed = asyncio.Event()
         self.history = History(ctx.config.data_root / "build" / "history")
 
@@ -82,8 +86,16 @@ class Gateway:
                 del self._running[order.ref]
                 if past is not None:
                     self.history.end(past, bridge, answer, error)
+                else:
+                    self._remember(bridge)
                 bridge.job.feed.close()
                 self._finished()
+
+    def _remember(self, bridge: Bridge) -> None:
+        """Who asks for the status of a build without a record may come after its end."""
+        ref = bridge.order.ref
+        self._ended[ref] = bridge
+        asyncio.get_running_loop().call_later(ENDED, self._ended.pop, ref, None)
 
     def _wake(self) -> None:
         event, self._changed = self._changed, asyncio.Event()
@@ -100,6 +112,6 @@ class Gateway:
 
     async def follow(self, ref: str) -> Bridge | Past:
         """What tells of a reference: the running build, or the record of one that is over."""
-        if ref not in self._running and (past := self.history.get(ref)) is not None:
-            return past
+        if ref not in self._running and (over := self.history.get(ref) or self._ended.get(ref)) is not None:
+            return over
         return await self.find(ref)

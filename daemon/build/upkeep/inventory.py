@@ -138,22 +138,27 @@ def matcher(filters: Iterable[str]) -> Match:
 
 def _term(text: str) -> Match:
     found = _TERM.fullmatch(text)
-    name = found[1].lower() if found else ""
-    if found is None or not (name in _FLAGS or name in _TEXTS):
+    if found is None:
         raise InvalidArgument(f"failed to parse prune filters [{text}]: invalid filter")
+    name = found[1].lower()
     operator, value = found[2], (found[3] or "").strip("\"'")
     if name in _FLAGS:
         flag, wanted = _FLAGS[name], (value.lower() not in ("false", "0")) != (operator == "!=")
         return lambda record: flag(record) == wanted
-    shown = _TEXTS[name]
+    shown = _TEXTS.get(name, _nothing)
     if operator is None:
         return lambda record: bool(shown(record))
     if operator == "~=":
         pattern = _pattern(value)
-        return lambda record: pattern.search(shown(record)) is not None
+        return lambda record: shown is not _nothing and pattern.search(shown(record)) is not None
     if operator == "!=":
         return lambda record: shown(record) != value
     return lambda record: shown(record) == value
+
+
+def _nothing(record: Record) -> str:
+    """A field that no record has: a filter that names it finds none."""
+    return ""
 
 
 def _pattern(value: str) -> re.Pattern[str]:

@@ -89,6 +89,17 @@ async def test_a_definition_is_solved_and_followed(host: Host) -> None:
         _check_story(await followed(control, name), mark)
 
 
+async def test_a_build_without_a_record_is_told_of_for_a_while(host: Host) -> None:
+    """Clients ask for the status beside the build, and may be later than its end."""
+    async with channel(host.socket) as connection:
+        control = stub(connection, control_pb2, "Control")
+        name = ref()
+        solved = definition(image(), run("echo", secrets.token_hex(4)))
+        await control.Solve(control_pb2.SolveRequest(ref=name, definition=solved, internal=True))
+        messages = await asyncio.wait_for(followed(control, name), 2)
+        assert "op 2" in {each.name for message in messages for each in message.vertexes}
+
+
 def _check_story(messages: Sequence[control_pb2.StatusResponse], mark: str) -> None:
     vertices = {each.name: each for message in messages for each in message.vertexes}
     last = vertices["op 2"]
