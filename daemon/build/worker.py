@@ -17,7 +17,7 @@ from typing import Any
 
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.dockerfile.source import MAX_SIZE
-from daemon.build.files import actions, direct, hashing, layers, sources, stacking
+from daemon.build.files import actions, direct, hashing, layers, packing, sources, stacking
 from daemon.build.files.looking import Looking, small_file
 from daemon.build.session.operations import SessionOperations
 from daemon.images.transfer.compression import Decompressed
@@ -30,6 +30,7 @@ from storage.snapshots import OverlayMount, mounted
 from storage.snapshots.layers import lookup
 
 Report = Callable[[dict[str, Any]], None]
+_MIRRORS = 64
 Tree = dict[str, Any]
 """{"lower": [paths], "upper": path or None, "work": path or None}; None is scratch."""
 
@@ -52,18 +53,12 @@ def opened(tree: Tree | None) -> Iterator[Root | None]:
 
 @contextlib.contextmanager
 def listed(tree: Tree | None) -> Iterator[hashing.Known | None]:
-    """Digests that are kept beside a client's directory (daemon.build.session.receive)."""
-    lower = [Path(each) for each in tree["lower"]] if tree else []
-    path = lower[0].with_name("digests") if len(lower) == 1 and lower[0].name == "tree" else None
-    if path is None or not path.is_file():
-        yield None
-        return
-    from daemon.build.session.listing import Digests
+    """What is known of a client's directory."""
+    from daemon.build.session.generation import Generation
 
-    known = Digests(path)
-    try:
-        yield known
-    finally:
+    known = Generation.behind(tree["lower"]) if tree else None
+    yield known
+    if known is not None:
         known.close()
 
 
@@ -72,6 +67,8 @@ class Files:
 
     def __init__(self, store: WorkerStore) -> None:
         self._store = store
+        self._mirrors: dict[str, packing.Mirror] = {}
+        """Snapshots' directories that are nothing but links to a client's directory, until they are layers."""
 
     async def file(
         self,
@@ -82,7 +79,11 @@ class Files:
         own: list[bool],
     ) -> None:
         """A File vertex: actions upon the writable tree `target`. `own`: inputs that are the build's alone."""
-        await asyncio.to_thread(_file, actions, target, inputs, own)
+        mirror = await asyncio.to_thread(_file, actions, target, inputs, own)
+        if mirror is not None:
+            if len(self._mirrors) >= _MIRRORS:
+                self._mirrors.clear()
+            self._mirrors[str(target["upper"])] = mirror
 
     async def digest(
         self, report: Report, tree: Tree | None, paths: list[str], wildcard: bool, excludes: list[str]
@@ -98,8 +99,9 @@ class Files:
         def work() -> dict[str, Any]:
             if tidy:
                 layers.tidy(Path(upper), [Path(path) for path in lower], stubs)
-            return layers.make(Path(upper), self._store).fields()
+            return layers.make(Path(upper), self._store, mirror).fields()
 
+        mirror = None if tidy else self._mirrors.pop(upper, None)
         return await asyncio.to_thread(work)
 
     async def restack(self, report: Report, source: str, target: str) -> None:
@@ -168,7 +170,9 @@ class Files:
         )
 
 
-def _file(steps: list[dict[str, Any]], target: Tree, inputs: list[Tree | None], own: list[bool]) -> None:
+def _file(
+    steps: list[dict[str, Any]], target: Tree, inputs: list[Tree | None], own: list[bool]
+) -> packing.Mirror | None:
     with contextlib.ExitStack() as stack:
         trees = [stack.enter_context(opened(tree)) for tree in inputs]
         place = _direct(steps, target)
@@ -177,7 +181,22 @@ def _file(steps: list[dict[str, Any]], target: Tree, inputs: list[Tree | None], 
             target = {"lower": [], "upper": target["upper"]}
         root = stack.enter_context(opened(target))
         assert root is not None
-        actions.run(steps, root, trees, own if not target["lower"] else ())
+        copied = actions.run(steps, root, trees, own if not target["lower"] else ())
+    alone = len(steps) == 1 and (place is not None or not target["lower"])
+    return _mirror(copied, inputs) if alone else None
+
+
+def _mirror(copied: list[actions.Copied], inputs: list[Tree | None]) -> packing.Mirror | None:
+    """What a snapshot mirrors that one copy made, straight into its empty directory."""
+    if len(copied) != 1 or copied[0].target is None:
+        return None
+    from daemon.build.session.generation import Generation
+
+    tree = inputs[copied[0].input]
+    generation = Generation.behind(tree["lower"]) if tree else None
+    if generation is None or not generation.plain:
+        return None
+    return packing.Mirror(generation.directory, copied[0].path.strip("/"), copied[0].target.strip("/"))
 
 
 def _direct(steps: list[dict[str, Any]], target: Tree) -> str | None:

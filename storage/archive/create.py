@@ -100,6 +100,8 @@ class Packer:
         self._writer = writer
         self._options = options
         self._links: dict[tuple[int, int], str] = {}
+        self.size = 0
+        """Bytes of the files that were written."""
 
     def add(self, parent: int, base: str, name: str) -> None:
         """One file or tree by the name `name`; nothing of it when it has vanished."""
@@ -132,7 +134,7 @@ class Packer:
                     found = os.stat(child, dir_fd=fd, follow_symlinks=False)
                     name = f"{prefix}/{child}" if prefix else child
                     self._add(fd, child, name, found)
-                    if stat.S_ISDIR(found.st_mode) and self.enters(fd, child):
+                    if stat.S_ISDIR(found.st_mode) and self._enters(name):
                         stack.append(self._listing(os.open(child, _DIRECTORY, dir_fd=fd), name, path))
         finally:
             for fd, *_ in stack:
@@ -145,7 +147,7 @@ class Packer:
             os.close(fd)
             raise
 
-    def enters(self, parent: int, base: str) -> bool:
+    def _enters(self, name: str) -> bool:
         """Whether a directory just written is walked as well."""
         return True
 
@@ -183,6 +185,7 @@ class Packer:
             entry.xattrs = read_attributes(fd)
             self._writer.header(entry)
             self._copy(fd, entry.size)
+            self.size += entry.size
         finally:
             os.close(fd)
 

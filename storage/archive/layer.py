@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from storage.archive.create import Packer
@@ -26,25 +28,54 @@ from storage.archive.writer import TarWriter
 from storage.streams import Writable
 
 
+@dataclass(frozen=True)
+class Graft:
+    """A directory of which somebody else writes what is beneath it."""
+
+    name: str
+    """Empty: the whole layer."""
+    write: Callable[[TarWriter], int]
+    """Returns the bytes of the files that it wrote."""
+
+
 def write_layer(
     out: Writable, layer: int | Path, *, userxattr: bool = False, options: CreateOptions | None = None
 ) -> None:
     """Writes what `layer` holds as a layer tar with OCI whiteouts."""
+    pack_layer(out, layer, userxattr=userxattr, options=options)
+
+
+def pack_layer(
+    out: Writable,
+    layer: int | Path,
+    *,
+    userxattr: bool = False,
+    options: CreateOptions | None = None,
+    graft: Graft | None = None,
+) -> int:
+    """As write_layer(); returns the bytes of its files (of those with several names once)."""
     options = options or CreateOptions()
     writer = TarWriter(out, nanoseconds=options.nanoseconds)
-    packer = _LayerPacker(writer, options, opaque_attribute(userxattr=userxattr))
+    packer = _LayerPacker(writer, options, opaque_attribute(userxattr=userxattr), graft)
     fd = os.dup(layer) if isinstance(layer, int) else os.open(layer, os.O_PATH | os.O_CLOEXEC)
     try:
-        packer.add_children(fd, ".")
+        if graft is not None and not graft.name:
+            packer.size = graft.write(writer)
+        else:
+            packer.add_children(fd, ".")
     finally:
         os.close(fd)
     writer.close()
+    return packer.size
 
 
 class _LayerPacker(Packer):
-    def __init__(self, writer: TarWriter, options: CreateOptions, attribute: str) -> None:
+    def __init__(
+        self, writer: TarWriter, options: CreateOptions, attribute: str, graft: Graft | None
+    ) -> None:
         super().__init__(writer, options)
         self._attribute = attribute
+        self._graft = graft
 
     def _add(self, parent: int, base: str, name: str, found: os.stat_result) -> None:
         if is_whiteout(found):
@@ -54,6 +85,12 @@ class _LayerPacker(Packer):
         super()._add(parent, base, name, found)
         if stat.S_ISDIR(found.st_mode) and is_opaque(f"/proc/self/fd/{parent}/{base}", self._attribute):
             self._writer.header(self._whiteout(f"{name}/{WHITEOUT_OPAQUE}", found))
+
+    def _enters(self, name: str) -> bool:
+        if self._graft is None or name != self._graft.name:
+            return True
+        self.size += self._graft.write(self._writer)
+        return False
 
     @staticmethod
     def _whiteout(name: str, found: os.stat_result) -> Entry:

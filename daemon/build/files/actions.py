@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from daemon.build.dockerfile.ignore import Ignore
@@ -24,22 +25,36 @@ def run(
     target: Root,
     inputs: Sequence[Root | None],
     linkable: Sequence[bool] = (),
-) -> None:
+) -> list[Copied]:
     """`actions` in graph.describe()'s form. `inputs[n]` is the tree that a copy's input n names.
 
-    `linkable[n]`: its files may become the target's by a link (see direct.py).
+    `linkable[n]`: its files may become the target's by a link (see direct.py). Returns what was copied.
     """
+    copied: list[Copied] = []
     for action in actions:
         try:
             if action["kind"] == "CopyFiles":
                 number = action["input"]
-                _copy(action, target, inputs, link=number < len(linkable) and linkable[number])
+                link = number < len(linkable) and linkable[number]
+                copied += _copy(action, target, inputs, link=link)
             else:
                 _ACTIONS[action["kind"]](action, target, inputs)
         except PydError:
             raise
         except OSError as error:
             raise explained(error, str(action.get("path") or action.get("target") or "")) from None
+    return copied
+
+
+@dataclass(frozen=True)
+class Copied:
+    """One source of a copy."""
+
+    input: int
+    path: str
+    """Links followed."""
+    target: str | None
+    """Where all that is in it lies now, as it is there; None where it is not a directory or not all as it is."""
 
 
 def _mkdir(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]) -> None:
@@ -115,7 +130,9 @@ def _remove(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | Non
             os.close(directory)
 
 
-def _copy(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None], *, link: bool) -> None:
+def _copy(
+    action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None], *, link: bool
+) -> Iterator[Copied]:
     source = inputs[action["input"]]
     owner = owners.resolve(action["owner"], target)
     mode = modes.parse(action["mode"]) if action["mode"] else None
@@ -135,11 +152,13 @@ def _copy(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None]
             raise NotFound(f"{path} not found")
         for each in found:
             if action["unpack"] and _unpack(source, each, target, into, owner):
+                yield Copied(action["input"], each.path, None)
                 continue
             copier = Copier(source, target, owner, mode, excludes, link, includes=includes, when=when)
             copier.contents = action["contents"]
             copier.named = not (action["wildcard"] and is_wild(path))
             copier.copy(each, into)
+            yield Copied(action["input"], each.path, copier.mirrored)
 
 
 def _unpack(source: Root, found: Found, target: Root, into: str, owner: tuple[int, int] | None) -> bool:

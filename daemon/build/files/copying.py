@@ -20,7 +20,7 @@ import stat
 from dataclasses import dataclass, field
 
 from daemon.build.dockerfile.ignore import Ignore
-from daemon.build.files import modes
+from daemon.build.files import linking, modes
 from daemon.build.files.hashing import walk
 from daemon.build.files.sources import Found
 from storage.archive import Root
@@ -57,6 +57,8 @@ class Copier:
     """Modification time of all that is copied, in nanoseconds; None: the source's."""
     contents: bool = True
     """A directory's contents are copied; else the directory, into the target if that is there (cp -r)."""
+    mirrored: str | None = None
+    """Where a directory was copied to of which nothing was left out and no file made to look otherwise."""
 
     def copy(self, found: Found, target: str) -> None:
         """InvalidArgument where a file stands in a directory's way or the reverse."""
@@ -122,6 +124,14 @@ class Copier:
 
     def _tree(self, source: int, name: str, target: str) -> None:
         base = make_directories(self.target, target.rstrip("/") or "/", self.owner, self.mode)
+        plain = self.owner is None and self.mode is None and self.when is None
+        if self.link and plain and self.excludes is None and self.includes is None:
+            try:
+                linking.tree(self, source, name, base, target)
+            finally:
+                os.close(base)
+            self.mirrored = target
+            return
         times: list[tuple[str, os.stat_result]] = []
         handles: dict[str, int] = {"": base}
         try:
@@ -131,7 +141,7 @@ class Copier:
                 parent, _, last = path.rpartition("/")
                 fd = self._handle(handles, base, parent, (source, name))
                 if stat.S_ISDIR(status.st_mode):
-                    self._directory(fd, last, status, f"{target}/{path}")
+                    self.directory(fd, last, status, f"{target}/{path}")
                     times.append((path, status))
                 else:
                     self.entry(directory, entry, status, fd, last, f"{target}/{path}")
@@ -173,10 +183,10 @@ class Copier:
         try:
             return os.open(name, _DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
-            self._directory(parent, name, os.stat(original, dir_fd=source, follow_symlinks=False), original)
+            self.directory(parent, name, os.stat(original, dir_fd=source, follow_symlinks=False), original)
             return os.open(name, _DIRECTORY, dir_fd=parent)
 
-    def _directory(self, parent: int, name: str, status: os.stat_result, shown: str) -> None:
+    def directory(self, parent: int, name: str, status: os.stat_result, shown: str) -> None:
         try:
             os.mkdir(name, 0o755, dir_fd=parent)
         except FileExistsError:

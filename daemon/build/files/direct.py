@@ -1,10 +1,10 @@
 """Copying straight into a snapshot's own directory, where what is copied lies under nothing.
 
 Through an overlay every file of a context is created twice: when the context is unpacked and when it is copied.
-Where the target is not in the image yet, overlay has nothing to merge: the snapshot's directory can be filled
-without mounting it, and a file of the build's own context, which nobody changes any more and which is deleted
-after the build, becomes the layer's file by another name (a hard link). Creating a file costs ext4 ten times what
-linking one does.
+Where the target is not in the image yet, or an empty directory, overlay has nothing to merge: the snapshot's
+directory can be filled without mounting it, and a file of the build's own context, which nobody changes any more,
+becomes the layer's file by another name (a hard link). Creating a file costs ext4 up to ten times what linking one
+does.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def possible(actions: Sequence[Mapping[str, Any]]) -> bool:
 def prepare(lower: Root, upper: Path, target: str) -> str | None:
     """Makes what lies above the target in the snapshot look as in the image; the target's real path.
 
-    None when something is there in the image already: then overlay must merge.
+    None when something is there in the image already that is no empty directory: then overlay must merge.
     """
     real = lower.realpath(target)
-    if _exists(lower, real) or real == "/":
+    if real == "/" or (_exists(lower, real) and not _is_empty(lower, real)):
         return None
     fd = os.open(upper, _DIRECTORY)
     try:
@@ -75,6 +75,18 @@ def _copied_up(parent: int, name: str, found: os.stat_result, lower: Root, path:
         os.close(fd)
         raise
     return fd
+
+
+def _is_empty(root: Root, path: str) -> bool:
+    """A directory in which nothing is yet, as WORKDIR makes them."""
+    try:
+        fd = root.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return not os.listdir(fd)
+    finally:
+        os.close(fd)
 
 
 def _exists(root: Root, path: str) -> bool:

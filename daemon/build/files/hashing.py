@@ -2,7 +2,8 @@
 
 Files are hashed with SHA-256 as they lie on disk. What a tree's files were is remembered by inode, size and
 change time within one worker, so that a tree which several instructions copy is read once. Kept contexts bring
-the digests of their files along (daemon.build.session.listing): of those, nothing is read.
+the digests of their files along (daemon.build.session.generation), and the sums of all their entries: of those,
+nothing is read, and where all of a directory is copied nothing is even looked at.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ _remembered: dict[tuple[int, int, int, int], bytes] = {}
 _MOST = 50_000
 
 
-class Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-
-
 class Known(Protocol):
-    """Digests of files that are not to be read again."""
+    """What is known of a tree's files, which are not to be read again."""
+
+    def beneath(self, path: str) -> Iterator[bytes] | None:
+        """Paths and sums of all that is in a directory, as digest() takes them; None: look yourself."""
+        ...
 
     def find(self, status: os.stat_result) -> tuple[bytes, bool] | None:
         """(SHA-256, whether it has attributes); None: look yourself."""
@@ -38,7 +39,7 @@ class Known(Protocol):
 
 
 def digest(root: Root, found: list[Found], excludes: Ignore | None, known: Known | None = None) -> str:
-    """Of all that copying `found` would bring."""
+    """Of all that copying `found` would bring: of each entry, its path below the source and its sum."""
     total: Any = hashlib.sha256()
     for source in found:
         total.update(b"source\0" + os.fsencode(source.name) + b"\0")
@@ -46,10 +47,21 @@ def digest(root: Root, found: list[Found], excludes: Ignore | None, known: Known
         fd = root.open(parent or ".", os.O_PATH | os.O_DIRECTORY)
         try:
             for path, directory, name, status in walk(fd, last or ".", excludes):
-                _entry(total, path, directory, name, status, known)
+                total.update(os.fsencode(path) + b"\0" + _sum(directory, name, status, known))
+                if not path and known is not None and excludes is None and stat.S_ISDIR(status.st_mode):
+                    if (pieces := known.beneath(source.path)) is None:
+                        continue
+                    for piece in pieces:
+                        total.update(piece)
+                    break
         finally:
             os.close(fd)
     return "sha256:" + str(total.hexdigest())
+
+
+def summed(mode: int, uid: int, gid: int, device: int, contents: bytes) -> bytes:
+    """The sum of an entry. `contents`: a file's SHA-256 and its attributes, where a symlink leads."""
+    return hashlib.sha256(b"%o %d %d %d\0%b" % (mode, uid, gid, device, contents)).digest()
 
 
 def walk(parent: int, top: str, excludes: Ignore | None) -> Iterator[tuple[str, int, str, os.stat_result]]:
@@ -94,22 +106,18 @@ def _names(directory: int) -> list[str]:
     return sorted(os.listdir(directory), key=os.fsencode)
 
 
-def _entry(
-    total: Hash, path: str, directory: int, name: str, status: os.stat_result, known: Known | None
-) -> None:
-    head = f"{status.st_mode:o} {status.st_uid} {status.st_gid} {status.st_rdev}\0".encode()
-    total.update(os.fsencode(path) + b"\0" + head)
+def _sum(directory: int, name: str, status: os.stat_result, known: Known | None) -> bytes:
+    contents = b""
     if stat.S_ISREG(status.st_mode):
         found = known.find(status) if known is not None else None
         contents, attributed = found or (file_digest(directory, name, status), None)
-        total.update(contents)
         # how many names a kept context's file has says nothing: layers link to it
         if attributed or (attributed is None and (known or status.st_mode & 0o111 or status.st_nlink > 1)):
             attributes = read_attributes(f"/proc/self/fd/{directory}/{name}")
-            for key in sorted(attributes):
-                total.update(key.encode() + b"\0" + attributes[key])
+            contents += b"".join(key.encode() + b"\0" + attributes[key] for key in sorted(attributes))
     elif stat.S_ISLNK(status.st_mode):
-        total.update(os.fsencode(os.readlink(name, dir_fd=directory)))
+        contents = os.fsencode(os.readlink(name, dir_fd=directory))
+    return summed(status.st_mode, status.st_uid, status.st_gid, status.st_rdev, contents)
 
 
 def file_digest(directory: int, name: str, status: os.stat_result) -> bytes:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from isal import isal_zlib
 
+from daemon.build.files.packing import Mirror, Packing, Stale
 from daemon.images.manifests import DOCKER_LAYER
 from daemon.images.transfer.compression import LEVEL
 from daemon.images.transfer.ingest import Layer
-from storage.archive import CreateOptions, Root, write_layer
+from storage.archive import CreateOptions, Root
+from storage.archive.layer import Graft, pack_layer
 from storage.archive.options import is_opaque
 from storage.content import BlobWriter, ContentStore
 
@@ -47,6 +49,10 @@ class _Sink:
         self._error: BaseException | None = None
         self.size = 0
 
+    @property
+    def position(self) -> int:
+        return self.size + self._waiting
+
     def write(self, data: bytes | memoryview) -> int:
         self._pieces.append(bytes(data))
         self._waiting += len(data)
@@ -55,9 +61,15 @@ class _Sink:
         return len(data)
 
     def _flush(self, *, more: bool) -> None:
+        """Pieces are all of one size: how an archive compresses depends on them, and shall on its bytes alone."""
         data = b"".join(self._pieces)
-        self._pieces.clear()
-        self._waiting = 0
+        end = len(data) - len(data) % _PIECE if more else len(data)
+        for at in range(0, end, _PIECE):
+            self._put(data[at : min(at + _PIECE, end)], more=more)
+        self._pieces = [data[end:]]
+        self._waiting = len(data) - end
+
+    def _put(self, data: bytes, *, more: bool) -> None:
         self.size += len(data)
         if self._thread is None and more:
             self._thread = threading.Thread(target=self._work, daemon=True)
@@ -98,27 +110,30 @@ class _Sink:
         return "sha256:" + self._hash.hexdigest()
 
 
-def make(upper: Path, store: ContentStore, *, epoch: int | None = None) -> Layer:
-    """Stores the directory as a layer; what it holds, not when it was made, decides its digest."""
+def make(upper: Path, store: ContentStore, mirror: Mirror | None = None) -> Layer:
+    """Stores the directory as a layer; what it holds, not when it was made, decides its digest.
+
+    `mirror`: what is known of where it came from (daemon.build.files.packing).
+    """
+    if mirror is not None:
+        with contextlib.suppress(Stale):
+            return _made(upper, store, mirror)
+    return _made(upper, store, None)
+
+
+def _made(upper: Path, store: ContentStore, mirror: Mirror | None) -> Layer:
     with store.writer() as blob:
         sink = _Sink(blob)
+        packing = Packing(mirror, sink, store) if mirror else None
+        graft = Graft(mirror.target, packing.write) if mirror and packing else None
         with contextlib.closing(sink):
-            write_layer(sink, upper, options=CreateOptions())
+            files = pack_layer(sink, upper, options=CreateOptions(), graft=graft)
             diff_id = sink.finish()
         size = blob.tell()
         digest = blob.commit()
-    return Layer(diff_id, sink.size, measure(upper), digest, size, DOCKER_LAYER)
-
-
-def measure(upper: Path) -> int:
-    """Bytes of the files: what Docker calls a layer's size."""
-    from storage import trees
-
-    fd = os.open(upper, _DIRECTORY)
-    try:
-        return int(trees.measure(fd)[0])
-    finally:
-        os.close(fd)
+    if packing is not None:
+        packing.keep(digest)
+    return Layer(diff_id, sink.size, files, digest, size, DOCKER_LAYER)
 
 
 def tidy(upper: Path, lower: Sequence[Path], stubs: Sequence[str]) -> None:

@@ -57,6 +57,16 @@ def go_mode(mode: int) -> int:
     return mode & 0o777 | types.get(stat.S_IFMT(mode), 0) | sum(flag for bit, flag in special if mode & bit)
 
 
+def is_kept(attribute: str) -> bool:
+    """Whether an attribute comes to the file: file capabilities and users' own ones.
+
+    Not overlay's, which would speak to the kernel where layers are made.
+    """
+    return attribute == "security.capability" or (
+        attribute.startswith("user.") and not attribute.startswith("user.overlay.")
+    )
+
+
 def order(path: bytes) -> bytes:
     """By which records are sorted."""
     return path.replace(b"/", b"\0")

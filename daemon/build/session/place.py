@@ -142,11 +142,9 @@ def looks(fd: int, found: Listed) -> None:
 
 
 def attributes(fd: int, wanted: Mapping[str, bytes]) -> None:
-    """File capabilities and users' own ones; not overlay's, which would speak to the kernel where layers are made."""
+    """Those that are kept."""
     for name, value in wanted.items():
-        if name == "security.capability" or (
-            name.startswith("user.") and not name.startswith("user.overlay.")
-        ):
+        if listing.is_kept(name):
             try:
                 os.setxattr(fd, name, value)
             except OSError as error:
@@ -158,13 +156,17 @@ def clone(source: Path, target: Path, records: Path) -> None:
     """The tree `source`, which a listing describes, by hard links in the new directory `target`."""
     target.mkdir(mode=0o755)
     old, new = Place(source), Place(target)
+    directories = []
     try:
         for found, _, _ in listing.records(records):
             if found.mode & listing.GO_DIRECTORY:
                 new.directory(found.path, found)
+                directories.append((found.path, found.mod_time))
                 continue
             with contextlib.suppress(FileNotFoundError):  # sockets and devices are listed only
                 _link(old, new, found.path)
+        for path, modified in directories:
+            new.times(path, modified)
     finally:
         old.close()
         new.close()

@@ -1,8 +1,8 @@
 """fsutil's receiver: a client's directory comes to a generation of ours, and of its files only those that differ.
 
-    contexts/KEY/7/            a whole generation: nobody writes to it
+    contexts/KEY/7/            a whole generation: nobody changes what it holds
         tree/                  the directory
-        index, digests         what it holds (daemon.build.session.listing)
+        index, sums ..         what it holds (daemon.build.session.generation)
     contexts/KEY/8.new/        one in the making; whoever finds one of an earlier life removes it
 
 The client lists what it has; the list is compared, record by record, with the last generation's. As long as all is
@@ -20,7 +20,7 @@ import contextlib
 import hashlib
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,17 @@ from google.protobuf.message import DecodeError
 
 from daemon.build.proto.fsutil_pb2 import Listed, Packet
 from daemon.build.session import listing
+from daemon.build.session.generation import (
+    DIGESTS,
+    INDEX,
+    SUMS,
+    TREE,
+    Differ,
+    Records,
+    Sums,
+    hand_on,
+    mapped,
+)
 from daemon.build.session.listing import Reader, Writer, order
 from daemon.build.session.place import Place, clone, looks
 from storage import trees
@@ -36,7 +47,6 @@ from storage.disk import is_full, write_all
 from storage.errors import InvalidArgument, NoSpace, PydError
 from storage.failpoints import hit
 
-TREE, INDEX, DIGESTS = "tree", "index", "digests"
 MAX_ENTRIES = 10_000_000
 MAX_PATH = 4095
 SMALL = 1 << 16
@@ -240,6 +250,7 @@ class Receiver:
         else:
             self._new.mkdir(mode=0o700)
             clone(self._base / TREE, self._new / TREE, self._base / INDEX)
+            hand_on(self._base, self._new)
         hit("contexts.change")
         self._writer = Writer(self._new / f"{INDEX}.new")
         if index is not None and self._old is not None:
@@ -365,18 +376,36 @@ class Receiver:
                     f"{_shown(path)} is a link to {_shown(target)}, which is no file"
                 ) from None
         self._writer.close()
-        index = self._new / f"{INDEX}.new"
-        for found, _, _ in listing.records(index):
-            if found.mode & listing.GO_DIRECTORY:
-                self._place.times(found.path, found.mod_time)
-        with contextlib.suppress(FileNotFoundError):
-            (self._new / DIGESTS).unlink()
-        entries, size = listing.write_digests(index, self._new / DIGESTS)
+        entries, size = self._summed(self._new / f"{INDEX}.new", self._place)
         hit("contexts.finish")
-        index.rename(self._new / INDEX)
+        (self._new / f"{INDEX}.new").rename(self._new / INDEX)
         self._close()
         self._new.rename(self._whole)
         return {"number": int(self._whole.name), "entries": entries, "size": size}
+
+    def _summed(self, index: Path, place: Place) -> tuple[int, int]:
+        """Sums are made, directories get their times back; (entries, bytes of files)."""
+        new, old, before = Records.of(index), None, self._new if self._in_place else self._base
+        if before is not None and (before / SUMS).exists():
+            old = Records.of(before / INDEX)
+            known = mapped(before / SUMS)
+        for name in (SUMS, DIGESTS):
+            with contextlib.suppress(FileNotFoundError):
+                (self._new / name).unlink()
+        sums = Sums(self._new / SUMS)
+        try:
+            if old is None:
+                sums.add(new, range(len(new)))
+                stale = iter(range(len(new)))
+            else:
+                stale = _stale(new, old, sums.follow(new, old, known))
+            for number in stale:
+                found = new.listed(number)
+                if found.mode & listing.GO_DIRECTORY:
+                    place.times(found.path, found.mod_time)
+        finally:
+            sums.close()
+        return len(new), sums.size
 
     def _close(self) -> None:
         if self._old is not None:
@@ -390,6 +419,21 @@ class Receiver:
                 os.close(partial.fd)
                 partial.fd = -1
         self._partial.clear()
+
+
+def _stale(new: Records, old: Records, differing: Iterable[Differ]) -> Iterator[int]:
+    """Numbers of what is new and of the directories in which something changed."""
+    parents: set[bytes] = set()
+    added: list[int] = []
+    for part in differing:
+        added += part.new
+        paths = [*map(old.path, part.old), *map(new.path, part.new)]
+        parents.update(path.rpartition(b"/")[0] for path in paths)
+    yield from added
+    for path in parents:
+        number = new.find(path)
+        if number < len(new) and new.path(number) == path:
+            yield number
 
 
 def _only_field(message: bytes) -> bytes | None:

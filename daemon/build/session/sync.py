@@ -17,6 +17,10 @@ from storage.errors import PydError
 METHOD = "/moby.filesync.v1.FileSync/DiffCopy"
 _FIN, _REQUEST, _ERROR = b"\x08\x03", b"\x08\x01", b"\x08\x04"
 _AT_ONCE = 1024
+_MANY = 64 << 10
+"""Bytes: a client that has sent so much sends much. What comes by drops then is gathered for a moment."""
+_MOMENT = 0.004
+"""Seconds. Each turn through the thread costs more than the dozen of small packets that come meanwhile."""
 
 
 def metadata(name: str, patterns: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
@@ -62,6 +66,8 @@ async def _run(under_way: Call, receiver: Receiver, report: Callable[[int], None
                 receiver.take(batch)  # nothing but the client's own end is left to come
             if receiver.fin:
                 await under_way.end()
+            elif result is None and receiver.received > _MANY and sum(map(len, batch)) < _MANY:
+                await asyncio.sleep(_MOMENT)
         return result if result is not None else await in_thread(receiver.finish)
     except PydError as error:
         with contextlib.suppress(PydError, TimeoutError):  # it may be gone
