@@ -44,11 +44,12 @@ async def handle_locked(ctx: Context, container: Container, event: ExitEvent) ->
     mounts.publish(ctx.events.publish, container, "unmount")
     ctx.publish(container, "die", execDuration=str(duration // SECOND), exitCode=str(event.status))
     wake(container.exit_waiters, container)
+    if auto_remove:
+        await remove.discard_locked(ctx, container, clean_up=clean_up)
+        return
     await clean_up(ctx, container)
     if restarting:
         _schedule(ctx, container, duration)
-    elif auto_remove:
-        await remove.discard_locked(ctx, container)
 
 
 async def clean_up(ctx: Context, container: Container) -> None:

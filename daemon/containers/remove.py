@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from collections.abc import Awaitable, Callable
 
 from daemon.containers import backoff, links, stop
 from daemon.containers.context import Context
@@ -57,13 +58,29 @@ async def discard(ctx: Context, container: Container) -> None:
             await discard_locked(ctx, container)
 
 
-async def discard_locked(ctx: Context, container: Container, *, volumes: bool = True) -> None:
+async def _nothing(ctx: Context, container: Container) -> None:
+    """It has not run, or was cleaned up at its end."""
+
+
+async def discard_locked(
+    ctx: Context,
+    container: Container,
+    *,
+    volumes: bool = True,
+    clean_up: Callable[[Context, Container], Awaitable[None]] = _nothing,
+) -> None:
+    """`clean_up` frees what only a running container needs, while the record goes: who finds one without the other
+    finishes what is left (reconcile.py)."""
     container.removing = True
     container.state.status = "removing"
     backoff.cancel(container)
     if not volumes:
         await ctx.volumes.keep(ctx.volumes.made_for(container.id))
-    await ctx.registry.drop(container)
+    dropping = asyncio.ensure_future(ctx.registry.drop(container))
+    try:
+        await clean_up(ctx, container)
+    finally:
+        await dropping
     try:
         ctx.snapshots.remove(container.id)
     except NotFound:

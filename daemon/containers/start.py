@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import shutil
 from collections.abc import Coroutine
 from pathlib import Path
@@ -206,12 +207,22 @@ def _write_etc(ctx: Context, container: Container, around: Surroundings) -> None
         return
     files = networks.etc_files(ctx, container, around.hostname)
     for name, text in networks.texts(files).items():
-        (directory / name).write_text(text)
+        _write(f"{directory}/{name}", text.encode())
 
 
 def _write_bundle(bundle: Path, spec: dict[str, Any]) -> None:
     bundle.mkdir(mode=0o711, parents=True, exist_ok=True)
-    (bundle / "config.json").write_bytes(json.dumps(spec, separators=(",", ":")).encode())
+    _write(f"{bundle}/config.json", json.dumps(spec, separators=(",", ":")).encode())
+
+
+def _write(path: str, data: bytes) -> None:
+    """As Path.write_bytes, without a file object, which costs four times the file."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
 
 
 async def _undo(ctx: Context, container: Container) -> None:

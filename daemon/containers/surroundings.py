@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from functools import lru_cache
 from pathlib import Path
 
 from daemon.config import DaemonConfig
@@ -17,21 +16,34 @@ from daemon.containers.spec.users import Identity
 from storage.errors import Conflict, InvalidArgument
 from storage.snapshots import Snapshotter
 
+KNOWN = 256
+"""Identities that are kept."""
+
 
 class Users:
     """Identities by image and user; an image's passwd is read once, not at each start."""
 
     def __init__(self, snapshots: Snapshotter) -> None:
         self._snapshots = snapshots
-        self._cache = lru_cache(maxsize=256)(self._from_image)
+        self._known: dict[tuple[str, str, tuple[str, ...]], Identity] = {}
 
     async def identity(self, container: Container, user: str, groups: tuple[str, ...]) -> Identity:
         """Raises InvalidArgument for names that the container's own files don't know."""
         if container.state.alive or self._own_etc(container):  # it may have changed its passwd
             return await asyncio.to_thread(self._from_container, container, user, groups)
         if container.layers:
-            return await asyncio.to_thread(self._cache, container.layers[0], user, groups)
+            return await self._of_image(container.layers[0], user, groups)
         return users.resolve(user, groups, lambda path: "")
+
+    async def _of_image(self, chain_id: str, user: str, groups: tuple[str, ...]) -> Identity:
+        key = chain_id, user, groups
+        found = self._known.get(key)
+        if found is None:
+            found = await asyncio.to_thread(self._from_image, *key)
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[key] = found
+        return found
 
     def _own_etc(self, container: Container) -> bool:
         return os.path.lexists(self._snapshots.layer_dir(container.id) / "etc")

@@ -214,11 +214,11 @@ def _memory(limits: Resources) -> None:
 def _cpu(limits: Resources) -> None:
     nano, period, quota = (limits.get(k) or 0 for k in ("NanoCpus", "CpuPeriod", "CpuQuota"))
     assert isinstance(nano, int) and isinstance(period, int) and isinstance(quota, int)
-    processors = os.cpu_count() or 1
     if nano and period:
         raise InvalidArgument("Conflicting options: Nano CPUs and CPU Period cannot both be set")
     if nano and quota:
         raise InvalidArgument("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+    processors = (os.cpu_count() or 1) if nano else 0  # looking it up reads /sys
     if nano < 0 or nano > processors * 1_000_000_000:
         raise InvalidArgument(
             f"range of CPUs is from 0.01 to {processors}.00, as there are only {processors} CPUs available"
@@ -235,11 +235,11 @@ def _cpu(limits: Resources) -> None:
 
 
 def _cpuset(limits: Resources) -> None:
-    online = _online_cpus()
-    for field, available in (("CpusetCpus", online), ("CpusetMems", _online_nodes())):
+    for field, online in (("CpusetCpus", _online_cpus), ("CpusetMems", _online_nodes)):
         text = str(limits.get(field) or "")
         if not text:
             continue
+        available = online()
         try:
             wanted = parse_ranges(text)
         except ValueError:

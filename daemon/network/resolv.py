@@ -81,21 +81,20 @@ def parse(content: str) -> ResolvConf:
     return ResolvConf(tuple(servers), search, tuple(options), tuple(other))
 
 
-def host_file() -> Path:
-    """The file with the host's servers: resolved's own when /etc/resolv.conf only points at its stub."""
-    try:
-        stub_only = parse(HOST_RESOLV_CONF.read_text()).servers == ("127.0.0.53",)
-    except OSError:
-        return HOST_RESOLV_CONF
-    return SYSTEMD_RESOLVED if stub_only and SYSTEMD_RESOLVED.exists() else HOST_RESOLV_CONF
-
-
 def read_host(path: Path | None = None) -> tuple[ResolvConf, Path]:
-    source = path or host_file()
+    """The host's servers, and the file they stand in: resolved's own when /etc/resolv.conf only points at its stub."""
+    source = path or HOST_RESOLV_CONF
+    found = _read(source)
+    if path is None and found.servers == ("127.0.0.53",) and SYSTEMD_RESOLVED.exists():
+        return _read(SYSTEMD_RESOLVED), SYSTEMD_RESOLVED
+    return found, source
+
+
+def _read(path: Path) -> ResolvConf:
     try:
-        return parse(source.read_text()), source
+        return parse(path.read_text())
     except OSError:
-        return ResolvConf(), source
+        return ResolvConf()
 
 
 def host_mode(host: ResolvConf, overrides: Overrides, source: Path) -> str:

@@ -150,6 +150,7 @@ class Lifecycle:
         namespaces = [n.get("type") for n in linux.get("namespaces") or [] if not n.get("path")]
         container.shared_pids = "pid" not in namespaces
         container.foreign = message["runtime"]
+        container.hooked = bool(spec.get("hooks"))
         return container
 
     async def _launch(
@@ -395,7 +396,7 @@ class Lifecycle:
         return {}
 
     async def _poststop(self, container: Container) -> None:
-        if container.foreign is None:
+        if container.foreign is None and container.hooked:
             try:
                 spec = load_spec(container.bundle)
             except RequestError:

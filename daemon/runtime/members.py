@@ -142,6 +142,7 @@ class Container:
         "cgroup_path",
         "execs",
         "foreign",
+        "hooked",
         "id",
         "init",
         "oom_fd",
@@ -163,6 +164,8 @@ class Container:
         self.init = init
         self.execs: dict[str, Member] = {}
         self.foreign: list[str] | None = None
+        self.hooked = True
+        """Whether its specification may have hooks; one found after a crash must be looked at."""
         self.phase = "starting"
         self.paused = False
         self.shared_pids = False
