@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from daemon.images import progress
+from daemon.images.layerstore import UNPACKING, LayerBlob
 from daemon.images.manifests import Descriptor
 from daemon.images.model import Json
-from daemon.images.store import UNPACKING, ImageStore, LayerBlob
+from daemon.images.store import ImageStore
 from daemon.images.transfer.parent import Worker
 from storage import failpoints
 from storage.errors import Conflict, Internal, NotFound

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+from daemon.images.layerstore import UNPACKING, LayerBlob
 from daemon.images.model import Json, chain_ids
-from daemon.images.store import UNPACKING, ImageStore, LayerBlob
+from daemon.images.store import ImageStore
 from storage.errors import Conflict, NotFound
 from storage.gc import Blob, Layer, Lease
 

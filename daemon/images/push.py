@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 from daemon.images import manifests, progress, targets
 from daemon.images.attempts import Attempts
+from daemon.images.layerstore import LayerBlob
 from daemon.images.manifests import Descriptor
 from daemon.images.model import AuthConfig, Image, digest_of
 from daemon.images.platforms import Platform
 from daemon.images.reference import Reference
 from daemon.images.registry.errors import NO_CREDENTIALS, RegistryError
 from daemon.images.sessions import Registries, Session
-from daemon.images.store import ImageStore, LayerBlob
+from daemon.images.store import ImageStore
 from daemon.images.streams import Say, together
 from daemon.images.targets import Bound, Target, blobs
 from daemon.images.uploads import TargetUpload, Uploads

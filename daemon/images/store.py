@@ -2,8 +2,7 @@
 
     images       image ID          → {parent, last_tagged, part}
     references   normalised name   → {image}                   tagged names and digest names
-    layers       chain ID          → {diff_id, size}
-    blobs        diff ID           → {digest, size, tar_size, media_type, repositories}
+    layers, blobs                    see layerstore.py
 
 An image's record is written last, when its configuration and all its layers are there; what is found
 without one is garbage. Readers use the index and never wait. Writers go one at a time.
@@ -20,12 +19,11 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 from daemon.images import platforms, targets, times
 from daemon.images import reference as references_of
 from daemon.images.bindings import Bindings
+from daemon.images.layerstore import UNPACKING, LayerStore
 from daemon.images.model import Image, Json, chain_ids, digest_of
 from daemon.images.platforms import Platform
 from daemon.images.reference import Reference
@@ -37,46 +35,15 @@ from storage.records import Delete, Put, Records
 from storage.snapshots import Kind, Snapshotter
 
 NEVER = "0001-01-01T00:00:00Z"
-UNPACKING = "unpack-"
-"""Begin of the names of active snapshots that layers are unpacked into."""
 
 
-@dataclass(frozen=True)
-class LayerBlob:
-    """The compressed form in which a layer is kept."""
-
-    digest: str
-    size: int
-    tar_size: int
-    media_type: str
-    repositories: tuple[str, ...] = ()
-    """Normalised repositories known to hold it, newest last: where a push may mount it from."""
-
-    def fields(self) -> Json:
-        return {
-            "digest": self.digest,
-            "size": self.size,
-            "tar_size": self.tar_size,
-            "media_type": self.media_type,
-            "repositories": list(self.repositories),
-        }
-
-    @classmethod
-    def of(cls, fields: Json) -> LayerBlob:
-        values = {**fields, "repositories": tuple(fields["repositories"])}
-        return cls(**values)
-
-
-class ImageStore:
+class ImageStore(LayerStore):
     def __init__(self, content: ContentStore, snapshots: Snapshotter, records: Records):
-        self.content, self.snapshots, self.records = content, snapshots, records
+        super().__init__(content, snapshots, records)
         self.collector = Collector(content, snapshots, roots=self._roots, references=lambda node: ())
         self._images: dict[str, Image] = {}
         self._references: dict[str, str] = {}
-        self._sizes: dict[str, int] = {}
-        self._blobs: dict[str, LayerBlob] = {}
         self._bindings = Bindings()
-        self._writing = asyncio.Lock()
         self._syncing: asyncio.Task[None] | None = None
         self._purging: asyncio.Task[int] | None = None
         self._collecting: asyncio.Task[None] | None = None
@@ -87,8 +54,7 @@ class ImageStore:
 
     def load(self) -> None:
         """Fills the index; images whose parts are gone (a disk that was tampered with) are left out."""
-        self._sizes = {chain: int(record["size"]) for chain, record in self.records.load("layers").items()}
-        self._blobs = {diff: LayerBlob.of(record) for diff, record in self.records.load("blobs").items()}
+        self._load_layers()
         references, images = self.records.load("references"), self.records.load("images")
         self._references = {ref: record["image"] for ref, record in references.items()}
         for image_id, record in images.items():
@@ -200,25 +166,6 @@ class ImageStore:
     def children(self, image_id: str) -> list[str]:
         return [image.id for image in self._images.values() if image.parent == image_id]
 
-    def has_layer(self, chain_id: str) -> bool:
-        return chain_id in self._sizes and self.snapshots.exists(chain_id)
-
-    def is_complete(self, chain_id: str, diff_id: str) -> bool:
-        """Layer and blob: a container may keep the layer of a removed image, whose blob is gone."""
-        return self.has_layer(chain_id) and self.blob(diff_id) is not None
-
-    def layer_size(self, chain_id: str) -> int:
-        return self._sizes.get(chain_id, 0)
-
-    def blob(self, diff_id: str) -> LayerBlob | None:
-        """The layer's blob, if it is still in the content store."""
-        blob = self._blobs.get(diff_id)
-        return blob if blob and self.content.has(blob.digest) else None
-
-    def recorded_blob(self, diff_id: str) -> LayerBlob | None:
-        """The layer's blob whether or not it is there still: for a lease, which is taken before looking."""
-        return self._blobs.get(diff_id)
-
     def _make(self, image_id: str, config: Json, record: Json) -> Image:
         chains = chain_ids((config.get("rootfs") or {}).get("diff_ids") or ())
         return Image(
@@ -237,34 +184,6 @@ class ImageStore:
         self._images[image_id] = self._images[image_id].named(tagged, digests)
 
     # --- writing -----------------------------------------------------------------------------------
-
-    async def add_layer(self, chain_id: str, diff_id: str, size: int, blob: LayerBlob) -> None:
-        """Records a layer whose snapshot is committed and whose blob is stored."""
-        known = self._blobs.get(diff_id)
-        if known and known.digest == blob.digest:
-            blob = known
-        await self._write(
-            [
-                Put("layers", chain_id, {"diff_id": diff_id, "size": size}),
-                Put("blobs", diff_id, blob.fields()),
-            ]
-        )
-        self._sizes[chain_id] = size
-        self._blobs[diff_id] = blob
-
-    def diff_ids_of_blobs(self) -> dict[str, str]:
-        """Blobs that layers are kept in, to the layers' diff IDs."""
-        return {blob.digest: diff_id for diff_id, blob in self._blobs.items()}
-
-    async def note_repository(self, diff_id: str, repository: str) -> None:
-        """Remembers that a repository holds the layer's blob."""
-        blob = self._blobs.get(diff_id)
-        if blob is None or (blob.repositories and blob.repositories[-1] == repository):
-            return
-        others = tuple(each for each in blob.repositories if each != repository)[-9:]
-        changed = LayerBlob(blob.digest, blob.size, blob.tar_size, blob.media_type, (*others, repository))
-        await self._write([Put("blobs", diff_id, changed.fields())])
-        self._blobs[diff_id] = changed
 
     async def add_image(
         self,
@@ -408,10 +327,6 @@ class ImageStore:
             self._images.pop(image_id, None)
             self._bindings.hidden.discard(image_id)
 
-    async def _write(self, mutations: Sequence[Any]) -> None:
-        async with self._writing:
-            await self.records.write(mutations)
-
     # --- garbage -----------------------------------------------------------------------------------
 
     def lease(self) -> Lease:
@@ -454,20 +369,7 @@ class ImageStore:
         """Deletes what no image, container or lease needs, and the records about it."""
         collected = await asyncio.to_thread(self.collector.collect)
         used = {diff_id for image in self._images.values() for diff_id in image.diff_ids}
-        gone = [chain for chain in self._sizes if not self.snapshots.exists(chain)]
-        lost = [
-            diff
-            for diff, blob in self._blobs.items()
-            if diff not in used and not self.content.has(blob.digest)
-        ]
-        if gone or lost:
-            await self._write(
-                [Delete("layers", key) for key in gone] + [Delete("blobs", key) for key in lost]
-            )
-        for chain in gone:
-            self._sizes.pop(chain, None)
-        for diff in lost:
-            self._blobs.pop(diff, None)
+        await self._forget_lost(used)
         if collected.layers:
             self._purge_soon()
         return collected

@@ -15,9 +15,9 @@ from daemon.build.export.config import LayerMade
 from daemon.build.export.options import GZIP, UNCOMPRESSED, ZSTD, Compression
 from daemon.images import manifests
 from daemon.images.layers import Here, LayerJobs, Source, Wanted
+from daemon.images.layerstore import LayerBlob
 from daemon.images.manifests import Descriptor
 from daemon.images.model import chain_ids
-from daemon.images.store import LayerBlob
 from daemon.images.streams import together
 from daemon.images.transfer.parent import Worker
 from storage.errors import InvalidArgument, NotFound
