@@ -103,11 +103,11 @@ MIGRATIONS: tuple[Migration, ...] = (_create,)
 
 @dataclass(slots=True)
 class _Batch:
-    """One write() call: what to execute, what becomes of the memory, and who is waiting."""
+    """One write() call: what to execute, what becomes of the memory, and whom to tell (None: it is committed)."""
 
     statements: list[tuple[str, tuple[Any, ...]]]
     effects: list[tuple[str, str, str | None]]
-    done: Future[None]
+    done: Callable[[BaseException | None], None]
 
 
 class Records:
@@ -186,11 +186,21 @@ class Records:
 
         Cancelling the caller does not take the write back.
         """
-        await asyncio.shield(asyncio.wrap_future(self._submit(mutations)))
+        loop = asyncio.get_running_loop()
+        committed = loop.create_future()
+
+        def done(error: BaseException | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+                loop.call_soon_threadsafe(_settle, committed, error)
+
+        self._submit(mutations, done)
+        await committed
 
     def write_sync(self, mutations: Sequence[Mutation]) -> None:
         """The same for threads and start-up."""
-        self._submit(mutations).result()
+        committed: Future[None] = Future()
+        self._submit(mutations, lambda error: _settle(committed, error))
+        committed.result()
 
     def close(self) -> None:
         """Commits what was handed over, then closes. Idempotent."""
@@ -202,16 +212,14 @@ class Records:
         self._thread.join()
         self._close()
 
-    def _submit(self, mutations: Sequence[Mutation]) -> Future[None]:
-        batch = _Batch([], [], Future())
-        batch.done.set_running_or_notify_cancel()  # a write can't be taken back
+    def _submit(self, mutations: Sequence[Mutation], done: Callable[[BaseException | None], None]) -> None:
+        batch = _Batch([], [], done)
         for mutation in mutations:
             _add(batch, mutation)
         with self._lock:
             if self._closed:
                 raise Internal(f"{self._path} is closed")
             self._queue.put(batch)
-        return batch.done
 
     def _run(self) -> None:
         """The writer thread: takes what is queued, commits it together, tells everybody."""
@@ -245,13 +253,13 @@ class Records:
         except Exception as error:
             if len(group) == 1:
                 known = error if isinstance(error, PydError) else Internal(f"write {self._path}: {error}")
-                group[0].done.set_exception(known)
+                group[0].done(known)
                 return
             for batch in group:
                 self._commit_group([batch])
             return
         for batch in group:
-            batch.done.set_result(None)
+            batch.done(None)
 
     def _commit(self, group: list[_Batch]) -> None:
         """One transaction; the memory follows it under the lock, before anybody is told."""
@@ -333,6 +341,16 @@ class Records:
     def _disk_is_full(self) -> bool:
         """The shared-memory file can't grow either, which SQLite reports as an input/output error."""
         return os.statvfs(self._path.parent).f_bavail == 0
+
+
+def _settle(committed: asyncio.Future[None] | Future[None], error: BaseException | None) -> None:
+    """Tell the one who waits, if he still does."""
+    if committed.done():
+        return
+    if error is None:
+        committed.set_result(None)
+    else:
+        committed.set_exception(error)
 
 
 def _add(batch: _Batch, mutation: Mutation) -> None:

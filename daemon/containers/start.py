@@ -79,19 +79,14 @@ async def _launch(ctx: Context, container: Container) -> None:
     connecting = asyncio.ensure_future(_connect(ctx, container))
     try:
         around = await _look_around(ctx, container)
+        await asyncio.sleep(0)  # the connection is on its way to the records and the kernel
+        await _specify(ctx, container, around, bundle)
     except BaseException:
         connecting.cancel()
         await asyncio.gather(connecting, return_exceptions=True)
         raise
     attachment = await connecting
     _write_etc(ctx, container, around)
-    spec = build.build(container, around, ctx.config)
-    requests = container.host.get("DeviceRequests")
-    if requests:
-        await asyncio.to_thread(cdi.apply_requests, spec, requests, ctx.config.cdi_spec_dirs)
-    mounts.ensure_bind_sources(container.mounts)
-    mounts.check_propagation(container.mounts)
-    _write_bundle(bundle, spec)
     failpoints.hit("containers.start")
     started = await ctx.runtime.start(
         container.id,
@@ -113,6 +108,17 @@ async def _launch(ctx: Context, container: Container) -> None:
     mounts.publish(ctx.events.publish, container, "mount")
     ctx.publish(container, "start")
     health.begin(ctx, container)
+
+
+async def _specify(ctx: Context, container: Container, around: Surroundings, bundle: Path) -> None:
+    """The bundle: nothing in it depends on the network, which is being connected meanwhile."""
+    spec = build.build(container, around, ctx.config)
+    requests = container.host.get("DeviceRequests")
+    if requests:
+        await asyncio.to_thread(cdi.apply_requests, spec, requests, ctx.config.cdi_spec_dirs)
+    mounts.ensure_bind_sources(container.mounts)
+    mounts.check_propagation(container.mounts)
+    _write_bundle(bundle, spec)
 
 
 def _console_size(container: Container) -> tuple[int, int] | None:
@@ -159,7 +165,7 @@ async def _look_around(ctx: Context, container: Container) -> Surroundings:
         _prepare_root(ctx, container, root, joined)
     if foreign or container.host.get("IpcMode") == "shareable" or volumemounts.on_host(ctx, container):
         await _finished(asyncio.to_thread(hostmounts.prepare, ctx, container, foreign=foreign))
-    directory = ctx.config.container_dir(container.id)
+    directory = ctx.config.container_dir(_etc_owner(ctx, container).id)
     return Surroundings(
         root=root,
         rootfs=str(ctx.config.bundle(container.id) / "rootfs"),
@@ -192,14 +198,15 @@ async def _finished(work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
+def _etc_owner(ctx: Context, container: Container) -> Container:
+    """Whose hosts, hostname and resolv.conf it has: who joins another's network has the other's."""
+    mode = container.network_mode
+    return ctx.registry.find(mode.partition(":")[2]) if mode.startswith("container:") else container
+
+
 def _write_etc(ctx: Context, container: Container, around: Surroundings) -> None:
     directory = ctx.config.container_dir(container.id)
     if container.network_mode.startswith("container:"):
-        other = ctx.registry.find(container.network_mode.partition(":")[2])
-        shared = ctx.config.container_dir(other.id)
-        around.etc.update(
-            {f"/etc/{name}": str(shared / name) for name in ("resolv.conf", "hostname", "hosts")}
-        )
         return
     if container.config.get("NetworkDisabled"):
         for name in around.etc:
