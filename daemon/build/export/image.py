@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from daemon.build.bench import Bench, Job
-from daemon.build.export import config, documents, statements
+from daemon.build.export import config, documents, filelayers, statements
 from daemon.build.export.annotations import INDEX, INDEX_DESCRIPTOR, MANIFEST, MANIFEST_DESCRIPTOR
 from daemon.build.export.layers import Exported, Layers
 from daemon.build.export.options import ImageOptions
@@ -21,7 +21,7 @@ from daemon.build.outcome import Attestation, Made, Outcome
 from daemon.build.steps import Progress
 from daemon.containers.context import Context
 from daemon.images import platforms, times
-from daemon.images.model import Json, digest_of
+from daemon.images.model import Json, chain_ids, digest_of
 from daemon.images.platforms import Platform
 from daemon.images.reference import Reference
 from daemon.images.streams import together
@@ -114,6 +114,7 @@ class Writer:
             cache = inline_cache[place] if inline_cache and place < len(inline_cache) else None
             images.append(await self._image(made, layers, cache))
             if mine := [each for each in said if each.platform_index == place]:
+                mine = [await self._by_layers(each, made, images[place]) for each in mine]
                 attested.append(await self._attest(images[place], mine))
         if not indexed:
             fields = documents.platform_fields(images[0].platform)
@@ -164,6 +165,14 @@ class Writer:
         )
         await self._written(f"exporting manifest list {digest_of(body)}", body)
         return documents.descriptor(media_type, body, annotations=options.annotations.at(INDEX_DESCRIPTOR))
+
+    async def _by_layers(self, said: Attestation, made: Made, image: Written) -> Attestation:
+        if not filelayers.wanted(said) or not made.result.diff_ids:
+            return said
+        snapshots = self._bench.store.snapshots
+        directories = [snapshots.layer_dir(chain) for chain in chain_ids(made.result.diff_ids)]
+        digests = [layer.descriptor.digest for layer in image.layers]
+        return await asyncio.to_thread(filelayers.named, said, list(zip(digests, directories, strict=True)))
 
     async def _attest(self, image: Written, said: Sequence[Attestation]) -> Json:
         subjects = statements.image_subjects(self._names, image.platform, image.descriptor["digest"])

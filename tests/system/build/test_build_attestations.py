@@ -123,6 +123,33 @@ def test_a_list_of_contents(buildx: Buildx, registry: str, tmp_path: Path) -> No
     assert json.loads(shown)["SPDX"]["spdxVersion"] == "SPDX-2.3"
 
 
+LISTS = r"""#!/bin/sh
+cat > "$BUILDKIT_SCAN_DESTINATION/sbom.spdx.json" <<END
+{"_type": "https://in-toto.io/Statement/v0.1", "predicateType": "https://spdx.dev/Document", "predicate":
+ {"spdxVersion": "SPDX-2.3", "files": [{"fileName": "/one"}, {"fileName": "d/two", "comment": "mine"},
+  {"fileName": "./d/three"}, {"fileName": "/gone"}, {"fileName": "/bin/busybox"}, {"fileName": "/nowhere"}]}}
+END
+"""
+
+
+def test_lists_name_layers(buildx: Buildx, registry: str) -> None:
+    """The same list was given to dockerd 28.5.2 (containerd's store), which names the same layers."""
+    scanner = {"Dockerfile": 'FROM busybox\nCOPY --chmod=755 scan /\nENTRYPOINT ["/scan"]\n', "scan": LISTS}
+    buildx.build(scanner, "-t", f"{registry}/lister:1", "--push")
+    steps = ("COPY f /one", "RUN mkdir /d && touch /d/two /d/three /gone", "RUN echo 2 > /d/three; rm /gone")
+    context = buildx.context({**FILES, "Dockerfile": "\n".join(["FROM busybox", *steps, ""])})
+    image = f"{registry}/listed:1"
+    flags = (f"--sbom=generator={registry}/lister:1", "--provenance=false", "--push", "-t", image)
+    buildx.docker("build", *flags, str(context))
+    shown = buildx.docker("buildx", "imagetools", "inspect", image, "--format", "{{json .SBOM.SPDX.files}}")
+    comments = [each.get("comment") for each in json.loads(shown)]
+    manifests = json.loads(buildx.docker("buildx", "imagetools", "inspect", "--raw", image))["manifests"]
+    raw = buildx.docker("buildx", "imagetools", "inspect", "--raw", f"{image}@{manifests[0]['digest']}")
+    base, one, three, changed = [f"layerID: {each['digest']}" for each in json.loads(raw)["layers"]]
+    assert comments == [one, "mine", changed, three, base, None]
+    buildx.docker("rmi", image, f"{registry}/lister:1")
+
+
 def test_generators_that_fail(buildx: Buildx, registry: str) -> None:
     context = buildx.context(FILES)
     result: subprocess.CompletedProcess[bytes] = buildx.try_docker(
