@@ -22,6 +22,7 @@ from daemon.images.model import chain_ids
 from storage.gc import Lease
 
 if TYPE_CHECKING:
+    from daemon.build.attest.usage import Usage
     from daemon.build.doors.fronts import ImageDoor
     from daemon.build.sources.policy import SourcePolicies
     from daemon.containers.context import Context
@@ -172,6 +173,8 @@ class Job:
     """Results of other machines' caches, asked after our own."""
     sessions: tuple[Session, ...] = ()
     """The client's own; none at the classic door."""
+    usage: Usage | None = None
+    """Samples of what the machine is busy with, for a provenance that tells of it."""
     started: int = field(default_factory=time.time_ns)
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     """What is given back when the build ends."""

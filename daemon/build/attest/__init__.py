@@ -2,6 +2,7 @@
 
 provenance.py   SLSA v0.2 and v1 as BuildKit writes them        pure
 sbom.py         a generator image runs on the result, as a step of the build
+usage.py        what the machine was busy with meanwhile
 
 Source: BuildKit frontend/attestations, solver/llbsolver/provenance, docs/attestations.
 """
@@ -25,6 +26,17 @@ def parse(attributes: Mapping[str, str]) -> Requests:
     from daemon.build.attest.requests import parse
 
     return parse(attributes)
+
+
+def watch(job: Job, requests: Requests) -> None:
+    """Begins to note what the machine is busy with, if a wish says so (`capture-usage`)."""
+    from daemon.build.attest.requests import true
+
+    if true(requests.get("provenance", {}).get("capture-usage")):
+        from daemon.build.attest.usage import Usage
+
+        job.usage = Usage()
+        job.stack.push_async_callback(job.usage.close)
 
 
 async def make(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic_core import to_json
@@ -12,7 +13,7 @@ from pydantic_core import to_json
 from daemon.build import llb
 from daemon.build.attest import buildconfig
 from daemon.build.attest.provenance import Facts, ImageUsed, predicate
-from daemon.build.attest.requests import parse
+from daemon.build.attest.requests import parse, true
 from daemon.build.attest.sbom import scanned
 from daemon.build.bench import Bench, Job
 from daemon.build.graph import Exec, Output, Source, Vertex, digest_of, ordered
@@ -36,23 +37,32 @@ async def make(
     if (wanted := requests.get("sbom")) is not None:
         found += await scanned(bench, job, ctx, outcome, record, wanted)
     if (wanted := requests.get("provenance")) is not None:
+        wished = job.usage is not None and true(wanted.get("capture-usage"))
+        usage = await job.usage.samples() if job.usage and wished else []
         for place in range(len(outcome.made)):
-            found.append(_provenance(bench, job, outcome, record, place, wanted))
+            found.append(_provenance(bench, job, outcome, record, place, wanted, usage))
     return found
 
 
 def _provenance(
-    bench: Bench, job: Job, outcome: Outcome, record: BuildRecord, place: int, wanted: Mapping[str, str]
+    bench: Bench,
+    job: Job,
+    outcome: Outcome,
+    record: BuildRecord,
+    place: int,
+    wanted: Mapping[str, str],
+    usage: list[Json],
 ) -> Attestation:
     output = record.outputs[place] if place < len(record.outputs) else None
     facts = _facts(bench, job, record, output, full=wanted.get("mode", "max") != "min")
+    facts = replace(facts, usage=usage)
     kind, made = predicate(facts, wanted)
     return Attestation(
         platform_index=place,
         predicate_type=kind,
         predicate=to_json(made, indent=2),
         reason="provenance",
-        inline_only=wanted.get("inline-only") in ("1", "t", "T", "true", "TRUE", "True"),
+        inline_only=true(wanted.get("inline-only")),
         path=wanted.get("filename", "provenance.json"),
     )
 

@@ -59,6 +59,8 @@ class Facts:
     config: Json | None = None
     source: Json | None = None
     layers: Json | None = None
+    usage: list[Json] = field(default_factory=list)
+    """Samples of the machine (usage.py)."""
 
 
 def predicate(facts: Facts, attributes: Mapping[str, str]) -> tuple[str, Json]:
@@ -144,9 +146,10 @@ class _Predicate:
         )
 
     def _metadata(self) -> Json:
+        facts = self._facts
         if self._minimal:
-            return _filled(vcs=self._vcs)
-        return _filled(vcs=self._vcs, source=self._facts.source, layers=self._facts.layers)
+            return _filled(vcs=self._vcs, sysUsage=facts.usage)
+        return _filled(vcs=self._vcs, source=facts.source, layers=facts.layers, sysUsage=facts.usage)
 
     @property
     def _hermetic(self) -> bool:

@@ -32,6 +32,11 @@ def parse(attributes: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return found
 
 
+def true(text: str | None) -> bool:
+    """Go's strconv.ParseBool, of which nobody hears when it fails."""
+    return text in ("1", "t", "T", "true", "TRUE", "True")
+
+
 def _fields(text: str) -> dict[str, str]:
     try:
         words = next(csv.reader([text], strict=True), [])

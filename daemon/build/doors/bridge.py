@@ -136,6 +136,7 @@ class Bridge:
         exporting.check(order.exporters)
         remotecache.check(order.cache_exports)
         requests = attest.parse(order.attrs)
+        attest.watch(self.job, requests)
         if order.policy is not None:
             self.job.policy = self._policies([order.policy])
         if self._body is not None:

@@ -85,6 +85,24 @@ def test_provenance_in_a_directory_and_an_archive(buildx: Buildx, tmp_path: Path
     assert "geheim" not in json.dumps(attested) and "llbDefinition" not in json.dumps(attested)
 
 
+def test_what_the_machine_was_busy_with(buildx: Buildx, tmp_path: Path) -> None:
+    """Only where it is asked for; the members are dockerd's (28.5.2)."""
+    context = buildx.context({"Dockerfile": "FROM busybox\nRUN sleep 0.1\n"})
+    for mode in ("min", "max"):
+        flags = ("--no-cache", f"--provenance=mode={mode},capture-usage=true", "-o", f"{tmp_path}/{mode}")
+        buildx.docker("build", *flags, str(context))
+        said = json.loads((tmp_path / mode / "provenance.json").read_text())["predicate"]["metadata"]
+        first, *_, last = said["https://mobyproject.org/buildkit@v1#metadata"]["sysUsage"]
+        assert set(first) >= {"timestamp", "cpuStat", "procStat", "memoryStat"}
+        assert (
+            said["buildStartedOn"][:16] <= first["timestamp"][:16] and first["timestamp"] < last["timestamp"]
+        )
+        assert last["cpuStat"]["user"] >= first["cpuStat"]["user"] > 0
+        assert last["procStat"]["processCreated"] > first["procStat"]["processCreated"]
+    buildx.docker("build", "--provenance=mode=max", "-o", f"{tmp_path}/without", str(context))
+    assert "sysUsage" not in (tmp_path / "without/provenance.json").read_text()
+
+
 def _read(tar: tarfile.TarFile, name: str) -> bytes:
     file = tar.extractfile(name)
     return file.read() if file is not None else b""
