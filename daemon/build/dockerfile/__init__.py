@@ -7,6 +7,7 @@
     flags         `--name=value` in front of an instruction's arguments
     instructions  what can be said, as frozen records
     mounts        RUN --mount
+    readers       one reader an instruction: its statement → its record
     parser        statements → stages of instructions
     checks        the published build checks
     ignore        .dockerignore
