@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from typing import Any, get_args
 
 import pytest
 
-from daemon.build.dockerfile import instructions
+from daemon.build.dockerfile import checks, instructions
 from daemon.build.dockerfile.parser import parse
 from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.frontend import imageconfig
 from daemon.build.frontend.dispatch import INSTRUCTIONS
+from daemon.build.frontend.lineage import Lineage
+from daemon.build.frontend.site import StageState
 from daemon.build.frontend.stages import Built, Frontend, Request, ResolvedImage
 from daemon.build.graph import CopyFiles, Exec, File, Merge, Mkdir, Output, Source, Vertex, ordered
 from daemon.build.upkeep.cache import duration, identifier
@@ -137,6 +140,36 @@ async def test_triggers_may_copy_from_stages_that_nothing_else_needs() -> None:
         assert sorted(processes) == ["b", "c", "d"]
     with pytest.raises(DockerfileError, match="circular dependency"):
         await build("FROM base AS a\nONBUILD COPY --from=b / /\nFROM a AS b\nRUN b")
+
+
+async def test_a_chain_of_stages_copies_nothing() -> None:
+    text = "FROM base AS s\n" + "".join(
+        f"FROM s{n or ''} AS s{n + 1}\nENV E{n}=1\nLABEL l{n}=1\n" for n in range(600)
+    )
+    tracemalloc.start()
+    try:
+        built = await build(text)
+        checks.run(parse(text))
+        assert len(built.document["config"]["Env"]) == 602
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20
+    finally:
+        tracemalloc.stop()
+
+
+async def test_stages_that_are_begun_later_see_what_was_there() -> None:
+    text = "FROM base AS a\nENV A=1\nFROM a AS b\nENV A=2\nFROM a AS c\nENV C=$A\nFROM b\nCOPY --from=c / /\nENV B=$A"
+    built = await build(text)
+    assert built.document["config"]["Env"][2:] == ["A=2", "B=2"]
+    assert (await build(text, target="c")).document["config"]["Env"][2:] == ["A=1", "C=1"]
+
+
+def test_copies_of_stages_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.build.frontend.lineage.MAX_COPIED", 6)
+    lineage = Lineage([None, 0, 0, 0, 2], 4)
+    lineage.begin(0, StageState(None, imageconfig.empty("amd64"), env={"a": "1", "b": "2"}))
+    assert lineage.child(0).env == {"a": "1", "b": "2"}
+    with pytest.raises(DockerfileError, match="together are too many"):
+        lineage.child(0)
 
 
 async def test_env_values_see_what_was_before_the_instruction() -> None:

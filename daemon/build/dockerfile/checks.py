@@ -171,6 +171,34 @@ def report(found: list[Finding], source: Source) -> str:
     return "\n".join(parts)
 
 
+class _Scope:
+    """What is set in a stage: its own and, by reference, that of the one it is FROM. There may be thousands."""
+
+    def __init__(self, below: _Scope | None) -> None:
+        self._below = below
+        self.known: bool = below is not None and below.known
+        """Whether all variables are, since the image is."""
+        self.variables: set[str] = set()
+        """Of ENV, and of ARG with a value: what could be meant by another name."""
+        self.declared: set[str] = set()
+        """By ARG."""
+        self.directory: bool = below is not None and below.directory
+        """Whether a WORKDIR was."""
+        self.shell: bool = below is not None and below.shell
+
+    def _all(self) -> Iterator[_Scope]:
+        scope: _Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope._below
+
+    def has(self, name: str) -> bool:
+        return any(name in each.variables or name in each.declared for each in self._all())
+
+    def options(self) -> set[str]:
+        return set().union(*(each.variables for each in self._all()))
+
+
 @dataclass
 class _Checker:
     dockerfile: Dockerfile
@@ -178,8 +206,8 @@ class _Checker:
     seen: Seen | None
     ignore: Ignore | None
     lexer: Lexer = field(init=False)
-    names: dict[str, set[str]] = field(default_factory=dict)
-    """Stage alias to the variables that ENV set in it."""
+    scopes: dict[str, _Scope] = field(default_factory=dict)
+    """By stages' names."""
 
     def __post_init__(self) -> None:
         self.lexer = Lexer(self.dockerfile.directives.escape)
@@ -299,40 +327,31 @@ class _Checker:
             yield Finding(
                 "InvalidBaseImagePlatform", f'{text}"{image.expected}" for current build', stage.span
             )
-        base = stage.base.lower()
-        env = set(self.names.get(base, set())) | ALWAYS_SET | (image.variables if image else frozenset())
-        options = env | set() if base == "scratch" or base in self.names or image else None
-        """What could have been meant: variables, of ARG those with a value."""
-        declared = set(self.names.get(f"{base}/declared", ()))
-        relative = f"{base}/workdir" not in self.names
-        shell = f"{base}/shell" in self.names or bool(image and image.shell)
+        scope = _Scope(self.scopes.get(stage.base.lower()))
+        if image is not None or stage.base.lower() == "scratch":
+            scope.known = True
+            scope.variables = set(image.variables if image else ()) | ALWAYS_SET
+            scope.shell = bool(image and image.shell)
         for command in commands:
-            yield from self._simple(command, shell)
-            shell = shell or isinstance(command, ins.Shell)
-            if options is not None:
-                yield from self._undefined(command, options, declared)
-                if isinstance(command, ins.Env):
-                    options |= {pair.key for pair in command.pairs}
-                elif isinstance(command, ins.Arg):
-                    declared |= {pair.key for pair in command.pairs}
-                    options |= {
-                        pair.key for pair in command.pairs if pair.value or self.arguments.get(pair.key)
-                    }
+            yield from self._simple(command, scope.shell)
+            if scope.known:
+                yield from self._undefined(command, scope)
             if isinstance(command, ins.Workdir):
-                if relative and not command.path.startswith("/") and "$" not in command.path:
+                if not scope.directory and not command.path.startswith("/") and "$" not in command.path:
                     text = f'Relative workdir "{command.path}" can have unexpected results if the base image changes'
                     yield Finding("WorkdirRelativePath", text, command.span)
-                relative = False
-            if isinstance(command, ins.Env):
-                env |= {pair.key for pair in command.pairs}
+                scope.directory = True
+            elif isinstance(command, ins.Shell):
+                scope.shell = True
+            elif isinstance(command, ins.Env):
+                scope.variables |= {pair.key for pair in command.pairs}
+            elif isinstance(command, ins.Arg):
+                scope.declared |= {pair.key for pair in command.pairs}
+                given = {pair.key for pair in command.pairs if pair.value or self.arguments.get(pair.key)}
+                scope.variables |= given
         yield from self._repeated(commands)
         if stage.alias:
-            self.names[stage.alias] = env
-            if not relative:
-                self.names[f"{stage.alias}/workdir"] = set()
-            self.names[f"{stage.alias}/declared"] = declared
-            if shell:
-                self.names[f"{stage.alias}/shell"] = set()
+            self.scopes[stage.alias] = scope
 
     def _repeated(self, commands: list[ins.Command]) -> Iterator[Finding]:
         for kind in (ins.Cmd, ins.Entrypoint, ins.HealthCheck):
@@ -391,14 +410,14 @@ class _Checker:
                 text = f'Attempting to {verb} file "{source}" that is excluded by .dockerignore'
                 yield Finding("CopyIgnoredFile", text, command.span)
 
-    def _undefined(self, command: ins.Command, options: set[str], declared: set[str]) -> Iterator[Finding]:
+    def _undefined(self, command: ins.Command, scope: _Scope) -> Iterator[Finding]:
         own = {pair.key for pair in command.pairs} if isinstance(command, ins.Arg) else set()
         for text in _expanded(command, self.arguments):
             for name in self._used(text):
                 if name in own:
                     continue  # ARG takes one after the other
-                if name not in options and name not in declared:
-                    hint = nearest(name, sorted(options), fold=False).replace(
+                if not scope.has(name):
+                    hint = nearest(name, sorted(scope.options()), fold=False).replace(
                         "did you mean ", "did you mean $"
                     )
                     yield Finding(

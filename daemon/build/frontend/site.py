@@ -31,8 +31,8 @@ class StageState:
     triggers: tuple[str, ...] = ()
     platform: str = ""
     """What its processes run on; empty: this machine."""
-    image_env: dict[str, str] = field(init=False)
-    """ENV's, the image's."""
+    image_env: dict[str, str] = field(default_factory=dict)
+    """ENV's, the image's; the document's are only brought up to date in the end."""
     env: dict[str, str] = field(default_factory=dict)
     """ENV and ARG together: what expansion and processes see."""
     arguments: dict[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class StageState:
     """Characters of all variables together."""
 
     def __post_init__(self) -> None:
-        self.image_env = imageconfig.environment(self.config.get("Env") or ())
+        self.image_env = self.image_env or imageconfig.environment(self.config.get("Env") or ())
         self.env = self.env or dict(self.image_env)
         self.size = sum(len(name) + len(value) for name, value in self.env.items())
 
@@ -73,16 +73,36 @@ class StageState:
         if self.size > MAX_ENVIRONMENT:
             raise DockerfileError(f"the stage's variables take more than {MAX_ENVIRONMENT >> 20} MiB")
 
-    def child(self) -> StageState:
-        """FROM this stage: its files, its configuration and its variables, those of ARG as well."""
-        sealed = self.sealed()
-        # as deep as anything is changed: with thousands of stages a deep copy would take minutes
-        config = {name: copy.copy(value) for name, value in sealed["config"].items()}
-        document = {**sealed, "config": config, "history": list(sealed["history"])}
-        triggers = tuple(document["config"].pop("OnBuild", None) or ())
+    def child(self, *, last: bool) -> StageState:
+        """FROM this stage: its files, its configuration and its variables, those of ARG as well.
+
+        The last child takes over what there is: with thousands of stages, copies would take all memory.
+        """
+        found = self if last else self._copied()
+        triggers = tuple(found.config.pop("OnBuild", None) or ())
         return StageState(
-            self.output, document, triggers, self.platform, dict(self.env), dict(self.arguments)
+            self.output, found.document, triggers, self.platform, found.image_env, found.env, found.arguments
         )
+
+    def _copied(self) -> StageState:
+        """As deep as anything is changed."""
+        config = {name: copy.copy(value) for name, value in self.config.items()}
+        document = {**self.document, "config": config, "history": list(self.document["history"])}
+        return StageState(
+            self.output,
+            document,
+            (),
+            self.platform,
+            dict(self.image_env),
+            dict(self.env),
+            dict(self.arguments),
+        )
+
+    def weight(self) -> int:
+        """How many things a copy has."""
+        named = (value for value in self.config.values() if isinstance(value, dict | list))
+        own = (self.image_env, self.env, self.arguments, self.document["history"], *named)
+        return sum(map(len, own))
 
 
 @dataclass(frozen=True)

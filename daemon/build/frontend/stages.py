@@ -22,6 +22,7 @@ from daemon.build.dockerfile.words import Lexer
 from daemon.build.epoch import moment
 from daemon.build.frontend import imageconfig, naming
 from daemon.build.frontend.dispatch import follow
+from daemon.build.frontend.lineage import Lineage
 from daemon.build.frontend.site import RunOptions, Site, StageState, Surroundings, local_context
 from daemon.build.frontend.variables import SCAN_CONTEXT, SCAN_STAGE, PlatformName, platform_arguments
 from daemon.build.graph import About, Output, Source, Vertex
@@ -143,9 +144,8 @@ class Frontend:
         self._aliases: dict[str, int] = {}
         self._used: set[str] = set()
         self._globals = platform_arguments(request.build_platform, request.platform, request.target)
-        self._states: dict[int, StageState] = {}
         self._stages: list[_Named] = []
-        self._followed: set[int] = set()
+        self._lineage = Lineage((), 0)
         self._steps: list[Step] = []
         self._bases: dict[int, checks.Base] = {}
         self._lines: dict[int, int] = {}
@@ -163,21 +163,22 @@ class Frontend:
         self._check_circles(stages)
         target = self._target()
         self._stages = stages
+        self._lineage = Lineage((stage.base_stage for stage in stages), target)
         needed = self._ordered(target, stages)
         for number in needed:
             await self._follow(number)
             await asyncio.sleep(0)  # others have their turn between stages, however many there are
-        scans = self._scans(target, list(self._states))
-        return replace(self._finish(self._states[target], self._steps), scans=scans)
+        scans = self._scans(target, list(self._lineage))
+        return replace(self._finish(self._lineage[target], self._steps), scans=scans)
 
     async def _follow(self, number: int) -> None:
         """Once. Also what only an ONBUILD of a base names, which nobody knows before the base is there."""
-        if number in self._followed:
+        if self._lineage.is_over(number):
             return
-        if number in self._states:
+        if number in self._lineage:
             self._circular(number)
         self._steps += await self._dispatch(self._stages[number])
-        self._followed.add(number)
+        self._lineage.end(number, SCAN_STAGE, SCAN_CONTEXT)
 
     def _scans(self, target: int, needed: Sequence[int]) -> dict[str, Output | None]:
         """BUILDKIT_SBOM_SCAN_*: true, or a list of stages that are meant."""
@@ -186,11 +187,11 @@ class Frontend:
             found["context"] = self._request.context
         for number in needed:
             if number != target and self._is_scanned(SCAN_STAGE, number):
-                found[self._file.stages[number].alias or f"stage-{number}"] = self._states[number].output
+                found[self._file.stages[number].alias or f"stage-{number}"] = self._lineage[number].output
         return found
 
     def _is_scanned(self, name: str, number: int) -> bool:
-        wanted = self._states[number].arguments.get(name) or self._globals.get(name, "")
+        wanted = self._lineage.argument(number, name) or self._globals.get(name, "")
         stage = self._file.stages[number].alias or f"stage-{number}"
         return wanted in ("1", "t", "T", "true", "TRUE", "True") or stage in wanted.split(",")
 
@@ -333,7 +334,7 @@ class Frontend:
         except PydError:
             self._lines.clear()  # BuildKit has all images before it follows a stage
             raise
-        self._states[named.number] = state
+        self._lineage.begin(named.number, state)
         if named.context is not None:
             return [Step(stage.original, state.output, True, named.number)]
         names.total += len(state.triggers)
@@ -381,8 +382,8 @@ class Frontend:
             return ""
         wanted = self._request.platform
         base = self._platform(named.platform, named.stage) or str(self._request.build_platform)
-        if named.base_stage is not None and named.base_stage in self._states:
-            base = self._states[named.base_stage].platform or str(self._request.build_platform)
+        if named.base_stage is not None and named.base_stage in self._lineage:
+            base = self._lineage[named.base_stage].platform or str(self._request.build_platform)
         own = platforms.parse(base)
         if (own.os, own.architecture) == (wanted.os, wanted.architecture):
             return base
@@ -402,7 +403,7 @@ class Frontend:
         if named.context is not None:
             return self._of_context(named.context, platform)
         if named.base_stage is not None:
-            return self._states[named.base_stage].child()
+            return self._lineage.child(named.base_stage)
         if named.base.lower() == SCRATCH:
             own = platforms.parse(platform or str(self._request.platform))
             return StageState(
@@ -474,7 +475,7 @@ class Frontend:
             _visit(number, self._stages, needed)
             for each in needed:
                 await self._follow(each)
-            return self._states[number].output
+            return self._lineage[number].output
         if name.lower() == SCRATCH:
             return None
         platform = self._platform("", instruction)
