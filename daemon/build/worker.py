@@ -146,10 +146,12 @@ class Files:
         """Removes from a context what .dockerignore names."""
         await asyncio.to_thread(_prune, Path(directory), patterns)
 
-    async def download(self, report: Report, url: str, directory: str, checksum: str) -> dict[str, str]:
+    async def download(
+        self, report: Report, url: str, directory: str, checksum: str, headers: dict[str, str] | None = None
+    ) -> dict[str, str]:
         from daemon.build.files import remote
 
-        return await asyncio.to_thread(remote.download, url, Path(directory), checksum)
+        return await asyncio.to_thread(remote.download, url, Path(directory), checksum, headers)
 
     async def clone(
         self,
@@ -159,14 +161,20 @@ class Files:
         keep_git: bool,
         checksum: str,
         access: dict[str, str] | None = None,
+        submodules: bool = True,
     ) -> dict[str, str]:
         """A git repository; `access`: fields of gitaccess.Access."""
         from daemon.build.files import remote
         from daemon.build.sources.gitaccess import Access
 
-        given = Access(**access or {})
         return await asyncio.to_thread(
-            remote.clone, url, Path(directory), keep_git=keep_git, checksum=checksum, access=given
+            remote.clone,
+            url,
+            Path(directory),
+            keep_git=keep_git,
+            checksum=checksum,
+            access=Access(**access or {}),
+            submodules=submodules,
         )
 
 

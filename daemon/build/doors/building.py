@@ -82,7 +82,12 @@ class Building:
             return directory
         if (git := gitrefs.parse(remote, context=True)) is not None:
             await workshop.call(
-                "clone", url=git.url, directory=str(directory), keep_git=bool(git.keep), checksum=git.checksum
+                "clone",
+                url=git.url,
+                directory=str(directory),
+                keep_git=bool(git.keep),
+                checksum=git.checksum,
+                submodules=git.submodules,
             )
             return directory / git.directory if git.directory else directory
         if not remote.startswith(("http://", "https://")):

@@ -15,8 +15,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from daemon.build.sources.gitaccess import NONE, Access
+from daemon.build.sources.httpaccess import AUTHORIZATION
 from storage.disk import no_space
 from storage.errors import DataCorrupted, InvalidArgument, NotFound, Unavailable
 
@@ -26,11 +28,24 @@ _PIECE = 1 << 18
 _NAME = re.compile(r'filename="?([^";/]+)"?')
 
 
-def download(url: str, directory: Path, checksum: str) -> dict[str, str]:
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """What opens one host's door is shown to no other."""
+
+    def redirect_request(self, req: urllib.request.Request, *more: Any) -> urllib.request.Request | None:
+        made = super().redirect_request(req, *more)
+        if made is not None and made.host != req.host:
+            made.remove_header(AUTHORIZATION)
+        return made
+
+
+def download(
+    url: str, directory: Path, checksum: str, headers: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Into the directory, by the name that the server or the URL gives; mode 600, the server's time."""
-    request = urllib.request.Request(url, headers={"User-Agent": "pyd", "Accept-Encoding": "identity"})
+    said = {"User-Agent": "pyd", **(headers or {}), "Accept-Encoding": "identity"}
+    request = urllib.request.Request(url, headers=said)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as answer:
             name = _file_name(answer.headers.get("Content-Disposition") or "", answer.geturl() or url)
             algorithm = checksum.partition(":")[0] or "sha256"
             digest = _receive(answer, directory / name, algorithm)
@@ -84,12 +99,18 @@ def split_git(url: str) -> tuple[str, str, str]:
 
 
 def clone(
-    url: str, directory: Path, *, keep_git: bool = False, checksum: str = "", access: Access = NONE
+    url: str,
+    directory: Path,
+    *,
+    keep_git: bool = False,
+    checksum: str = "",
+    access: Access = NONE,
+    submodules: bool = True,
 ) -> dict[str, str]:
-    """The commit that a reference means, shallow, submodules included; returns its hash."""
+    """The commit that a reference means, shallow; returns its hash."""
     with _hosts(access) as known_hosts:
         git = functools.partial(_git, access.environment(known_hosts), directory)
-        return _clone(git, url, directory, keep_git=keep_git, checksum=checksum)
+        return _clone(git, url, directory, keep_git=keep_git, checksum=checksum, submodules=submodules)
 
 
 @contextlib.contextmanager
@@ -105,7 +126,7 @@ def _hosts(access: Access) -> Iterator[str]:
 
 
 def _clone(
-    git: Callable[..., str], url: str, directory: Path, *, keep_git: bool, checksum: str
+    git: Callable[..., str], url: str, directory: Path, *, keep_git: bool, checksum: str, submodules: bool
 ) -> dict[str, str]:
     remote, reference, _ = split_git(url)
     for text in (remote, reference):
@@ -128,8 +149,14 @@ def _clone(
         git("fetch", "--quiet", "--tags", "origin", *everything)
         git("update-ref", "FETCH_HEAD", _commit(git, reference or "HEAD"))
     git("checkout", "--quiet", "--detach", "FETCH_HEAD")
-    if (directory / ".gitmodules").exists():
-        git("submodule", "update", "--quiet", "--init", "--recursive", "--depth=1")
+    if submodules and (directory / ".gitmodules").exists():
+        update = ("submodule", "update", "--quiet", "--init", "--recursive")
+        try:
+            git(*update, "--depth=1")
+        except Unavailable as error:
+            if "does not support shallow" not in str(error):
+                raise
+            git(*update)
     commit = git("rev-parse", "HEAD").strip()
     if checksum and not commit.startswith(checksum):
         raise DataCorrupted(f"expected checksum to match {checksum}, got {commit}")

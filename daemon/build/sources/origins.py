@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from daemon.build.bench import Bench, Job, Result
 from daemon.build.graph import Source
-from daemon.build.sources import gitaccess, gitrefs
+from daemon.build.sources import gitaccess, gitrefs, httpaccess
 from daemon.build.steps import Progress
 from storage.errors import InvalidArgument, NotFound
 
@@ -102,6 +102,7 @@ class Origins:
                 keep_git=bool(git.keep),
                 checksum=git.checksum,
                 access=access.fields(),
+                submodules=git.submodules,
             )
         self._job.resolved[git.url] = got["commit"]
         return Result(directory=directory / git.directory if git.directory else directory)
@@ -111,8 +112,9 @@ class Origins:
         if url.startswith(UPLOADS):
             await self._uploaded(url, directory / (source.attribute("http.filename") or "upload"))
             return Result(directory=directory)
+        headers = await httpaccess.headers(self._job.sessions, url, dict(source.attributes))
         got = await self._bench.workshop.call(
-            "download", url=url, directory=str(directory), checksum=checksum
+            "download", url=url, directory=str(directory), checksum=checksum, headers=headers
         )
         self._job.resolved[url] = got["digest"]
         path = directory / got["name"]

@@ -10,11 +10,13 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from tests.system import images
 from tests.system.build.conftest import Builder
+from tests.system.build.plugins import Buildx
 from tests.system.host import Host
 
 
@@ -77,6 +79,86 @@ def test_contexts_by_url(host: Host, builder: Builder, web: tuple[str, Path]) ->
     host.pyd("build", "-t", "url:2", f"{url}/plain")
     assert builder.run("url:2", "cat", "/f") == "plain\n"
     assert b"404" in host.try_pyd("build", f"{url}/absent.tgz").stderr
+
+
+def test_submodules_or_not(buildx: Buildx, repository: str, web: tuple[str, Path]) -> None:
+    url, root = web
+    work = root / "outer"
+    git = [
+        "git",
+        "-C",
+        str(work),
+        "-c",
+        "user.name=x",
+        "-c",
+        "user.email=x@x",
+        "-c",
+        "protocol.file.allow=always",
+    ]
+    subprocess.run(["git", "init", "-q", "-b", "main", str(work)], check=True)
+    subprocess.run(
+        [*git, "submodule", "--quiet", "add", repository, "inner"], check=True, capture_output=True
+    )
+    subprocess.run([*git, "commit", "-qm", "x"], check=True)
+    bare = root / "outer.git"
+    subprocess.run(["git", "clone", "-q", "--bare", str(work), str(bare)], check=True)
+    subprocess.run(["git", "-C", str(bare), "update-server-info"], check=True)
+    outer = f"{url}/outer.git"
+    files = {"Dockerfile": f"FROM busybox\nADD {outer} /with/\nADD {outer}?submodules=false /without/\n"}
+    buildx.build(files, "-t", "submodules")
+    assert buildx.run("submodules", "sh", "-c", "ls /with/inner; echo -; ls -A /without/inner").split() == [
+        "sub", "top", "-",
+    ]  # fmt: skip
+    buildx.docker("rmi", "submodules")
+
+
+class _Locked(_Quiet):
+    """Opens for `Authorization: Bearer t0ken`; /away leads to another host's /seen, which notes what it is shown."""
+
+    seen: ClassVar[list[str | None]] = []
+    elsewhere = ""
+
+    def do_GET(self) -> None:
+        given = self.headers["Authorization"]
+        if self.path == "/seen":
+            self.seen.append(given)
+        elif given != "Bearer t0ken":
+            self.send_error(401)
+            return
+        elif self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", f"{self.elsewhere}/seen")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "3")
+        self.end_headers()
+        self.wfile.write(b"in\n")
+
+
+def test_urls_that_want_a_token(buildx: Buildx) -> None:
+    """Secrets of BuildKit's names; no host is shown another's."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Locked)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _Locked.elsewhere = f"http://localhost:{server.server_port}"
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        files = buildx.context(
+            {"Dockerfile": f"FROM busybox\nADD {url}/file /f\nADD {url}/away /g\nRUN cat /f /g\n"}
+        )
+        refused = buildx.try_docker("buildx", "build", str(files))
+        assert b"invalid response status 401" in refused.stderr
+        for name, value in (
+            ("HTTP_AUTH_TOKEN_127.0.0.1", "t0ken"),
+            ("HTTP_AUTH_HEADER_127.0.0.1", "Bearer t0ken"),
+        ):
+            flags = ("--no-cache", "--secret", f"id={name},env=SECRET")
+            said = buildx.try_docker("buildx", "build", *flags, str(files), SECRET=value)
+            assert said.returncode == 0 and said.stderr.count(b" in\n") == 2, said.stderr.decode()
+        assert _Locked.seen == [None, None]
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.slow
