@@ -147,7 +147,7 @@ class Engine:
 
     def _on_exit(self, event: ExitEvent) -> None:
         if event.exec_id is not None:
-            if not probe.on_exit(event.exec_id, event.status):
+            if not probe.on_exit(event.exec_id, event.status) and not self.builds.on_exit(event):
                 self.execs.on_exit(event)
             return
         if self.builds.on_exit(event):

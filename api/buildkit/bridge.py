@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from api.buildkit import caps
-from api.buildkit.answering import answering, unimplemented
+from api.buildkit.answering import answering, refusal, unimplemented
 from api.buildkit.workers import worker
 from daemon.build.dockerfile.source import Span
 from daemon.build.doors.bridge import Bridge
@@ -16,6 +16,7 @@ from daemon.build.steps import Remark
 from daemon.images.platforms import Platform
 from daemon.rpc.serving import Call, Service
 from daemon.rpc.status import Refusal, Status
+from storage.errors import PydError
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -84,22 +85,30 @@ class Bridges(Service):
         await self._answer(stream, _warn)
 
     async def NewContainer(self, stream: Call) -> None:
-        unimplemented("containers for front ends (gateway.exec)")
+        await self._answer(stream, _new_container)
 
     async def ReleaseContainer(self, stream: Call) -> None:
-        unimplemented("containers for front ends (gateway.exec)")
+        await self._answer(stream, _release_container)
 
     async def ExecProcess(self, stream: Call) -> None:
-        unimplemented("containers for front ends (gateway.exec)")
+        from daemon.build.doors.containers import Talk
+
+        front = await self._asking(stream)
+        await stream.send_initial_metadata()
+        try:
+            talk = Talk(front.containers, stream.recv_message, stream.send_message)
+            await front.bridge.attend(talk.run())
+        except PydError as error:
+            raise refusal(error) from error
 
     async def ReadFileContainer(self, stream: Call) -> None:
-        unimplemented("containers for front ends (gateway.exec)")
+        unimplemented("looking into containers of front ends")
 
     async def ReadDirContainer(self, stream: Call) -> None:
-        unimplemented("containers for front ends (gateway.exec)")
+        unimplemented("looking into containers of front ends")
 
     async def StatFileContainer(self, stream: Call) -> None:
-        unimplemented("containers for front ends (gateway.exec)")
+        unimplemented("looking into containers of front ends")
 
 
 async def _run(work: Callable[[Front, Any], Awaitable[Any]], front: Front, request: Any) -> Any:
@@ -174,6 +183,20 @@ async def _inputs(front: Front, request: gateway_pb2.InputsRequest) -> gateway_p
 async def _evaluate(front: Front, request: gateway_pb2.EvaluateRequest) -> gateway_pb2.EvaluateResponse:
     await front.bridge.evaluate(request.ref)
     return gateway_pb2.EvaluateResponse()
+
+
+async def _new_container(
+    front: Front, request: gateway_pb2.NewContainerRequest
+) -> gateway_pb2.NewContainerResponse:
+    await front.containers.create(request)
+    return gateway_pb2.NewContainerResponse()
+
+
+async def _release_container(
+    front: Front, request: gateway_pb2.ReleaseContainerRequest
+) -> gateway_pb2.ReleaseContainerResponse:
+    await front.containers.release(request.container_id)
+    return gateway_pb2.ReleaseContainerResponse()
 
 
 # -- files

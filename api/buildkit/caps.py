@@ -1,7 +1,7 @@
 """What clients are told that this engine can do: they refuse by themselves to ask for anything else.
 
 The names are BuildKit's (frontend/gateway/pb/caps.go, solver/pb/caps.go); what is not here has no place in this
-engine: containers for front ends (gateway.exec), caches in object stores, session exporters.
+engine: caches in object stores, session exporters.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ FRONTEND = (
     "reference.output",
     "frontend.inputs",
     "gateway.solve.metadata",
+    "gateway.exec",
+    "gateway.exec.extrahosts",
+    "gateway.exec.secretenv",
+    "gateway.exec.signals",
     "frontend.caps",
     "gateway.solve.evaluate",
     "gateway.evaluate",

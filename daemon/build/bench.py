@@ -43,10 +43,14 @@ class Result:
 
     diff_ids: tuple[str, ...] = ()
     directory: Path | None = None
+    snapshot: str = ""
+    """What a failed step left, upon the layers: a snapshot of this name, for this build alone."""
 
     @property
     def chain(self) -> str:
-        """Chain ID of the topmost layer; empty for scratch."""
+        """Chain ID of the topmost layer, or the snapshot; empty for scratch."""
+        if self.snapshot:
+            return self.snapshot
         return chain_ids(self.diff_ids)[-1] if self.diff_ids else ""
 
 
@@ -95,7 +99,7 @@ class Bench:
     running: dict[str, asyncio.Future[tuple[Result, ...]]] = field(default_factory=dict)
     """Steps under way by cache key: an equal one waits for it."""
     exits: dict[str, asyncio.Future[tuple[int, bool]]] = field(default_factory=dict)
-    """RUN processes by container ID: (status, killed for memory)."""
+    """Processes by container ID, those beside them by ID/NAME: (status, killed for memory)."""
     started: set[str] = field(default_factory=set)
     """Those whose start the supervisor has acknowledged."""
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
@@ -120,7 +124,7 @@ class Bench:
         """A tree in the worker's form; None is scratch."""
         if result.directory is not None:
             return {"lower": [str(result.directory)]}
-        if not result.diff_ids:
+        if not result.chain:
             return None
         mount = self.store.snapshots.overlay(result.chain)
         return {"lower": [str(path) for path in mount.lower]}
@@ -167,6 +171,8 @@ class Job:
     """Keys to what they stand for, of all steps; the solver notes them."""
     reads: dict[Memo, str] = field(default_factory=dict)
     """Content digests that keys were made of; the solver notes them."""
+    left: dict[str, Result] | None = None
+    """Not None: what failed steps left is kept for whoever asks, by IDs that the errors tell."""
     times: dict[str, int] = field(default_factory=dict)
     """Chain IDs of imported layers to when they were made, in nanoseconds."""
     imported: Imported | None = None

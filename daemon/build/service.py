@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from daemon.runtime.client import ExitEvent, RuntimeState
     from storage.records import Records
 
-UNKNOWN_EXIT = 255
+UNKNOWN_EXIT, KILLED_EXIT = 255, 137
 _WORKING, _REMOVED = "build-", "removed-build-"
 SAVE_AFTER = 1.0
 """Seconds after a build before the times of use of what it found are written."""
@@ -78,12 +78,21 @@ class Builds:
 
     def on_exit(self, event: ExitEvent) -> bool:
         """Whether the process was a build's."""
-        waiting = self._bench.exits.get(event.id) if self._bench else None
+        key = event.id if event.exec_id is None else f"{event.id}/{event.exec_id}"
+        waiting = self._bench.exits.get(key) if self._bench else None
         if waiting is None:
             return False
         if not waiting.done():
             waiting.set_result((event.status, event.oom_killed))
+        if event.exec_id is None:
+            self._end_others(event.id)
         return True
+
+    def _end_others(self, id: str) -> None:
+        """The kernel killed what ran beside a process that ended."""
+        for key, waiting in self._bench.exits.items() if self._bench else ():
+            if key.startswith(f"{id}/") and not waiting.done():
+                waiting.set_result((KILLED_EXIT, False))
 
     async def adopt(self, states: dict[str, RuntimeState]) -> dict[str, RuntimeState]:
         """After the supervisor was replaced: steps that run go on, those that ended meanwhile end now.
@@ -104,6 +113,8 @@ class Builds:
                 waiting.set_result((UNKNOWN_EXIT, False))
             elif state.exit_status is not None:
                 waiting.set_result((state.exit_status, state.oom_killed))
+            if waiting.done():
+                self._end_others(id)
         return {id: state for id, state in states.items() if id not in bench.exits}
 
     def bench(self) -> Bench:

@@ -31,9 +31,10 @@ from daemon.build.solver.solve import Solver
 from daemon.build.steps import CANCELED, Remark
 from daemon.images import platforms
 from daemon.images.platforms import Platform
-from storage.errors import Gone, InvalidArgument, NotFound, Unavailable
+from storage.errors import Gone, InvalidArgument, NotFound, PydError, Unavailable
 
 if TYPE_CHECKING:
+    from daemon.build.doors.containers import Containers
     from daemon.build.doors.gateway import Order
     from daemon.build.llb import Known
     from daemon.build.proto import ops_pb2 as pb
@@ -73,6 +74,7 @@ class Bridge:
         self._bench, self._ctx, self.order = bench, ctx, order
         ident = secrets.token_hex(8)
         self.job = Job(ident, bench.spool / f"build-{ident}", bench.store.lease())
+        self.job.left = {}
         self.job.entitlements = granted(order.entitlements, ctx.config.builder.entitlements)
         self._refs: dict[str, Ref] = {}
         self._known: Known = {}
@@ -97,12 +99,31 @@ class Bridge:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
         self._ready.cancel()
-        self.client.close()
         try:
+            await self.client.leave()
             await self.job.stack.aclose()
         finally:
+            self._forget_left()
             self.job.lease.release()
             self._bench.discard(self.job.directory)
+
+    def _forget_left(self) -> None:
+        snapshots = self._bench.store.snapshots
+        for name in {each.snapshot for each in (self.job.left or {}).values() if each.snapshot}:
+            with contextlib.suppress(PydError):  # in use, or gone: the collection knows
+                snapshots.remove(name)
+            self._bench.ctx.purge_wanted.set()
+
+    async def trees(self, refs: Sequence[Ref]) -> list[Result]:
+        """Makes references' trees, layers all of them."""
+        await asyncio.shield(self._ready)
+        return await Solver(self._bench, self.job).solve_all([each.output for each in refs])
+
+    def containers(self) -> Containers:
+        """A front end's own, none yet."""
+        from daemon.build.doors.containers import Containers
+
+        return Containers(self._bench, self.job, self)
 
     # -- the whole
 

@@ -14,7 +14,9 @@ from typing import Any
 from daemon.build.dockerfile.source import DockerfileError, Source, Span, place_of
 from daemon.build.doors.bridge import Stopped
 from daemon.build.doors.fronts import Failed, UnsupportedCap, UnsupportedSubrequest
+from daemon.build.graph import Output, Vertex
 from daemon.build.proto import rpc_pb2
+from daemon.build.solver.processes import Left, ProcessFailed
 from daemon.build.solver.solve import StepFailed
 from daemon.build.steps import CANCELED
 from storage.errors import NotFound, NotImplementedYet, PydError
@@ -77,8 +79,26 @@ def _details(error: BaseException) -> list[tuple[str, Json]]:
         about = error.vertex.about
         if about.text is not None and about.span is not None:
             details.append(("Source", excerpt(about.text, [about.span])))
+        if isinstance(error.cause, ProcessFailed) and error.cause.left is not None:
+            details.append(("Solve", _solve(error.vertex, error.cause.left)))
         return [*details, ("Vertex", {"digest": error.vertex.digest})]
     return []
+
+
+def _solve(vertex: Vertex, left: Left) -> Json:
+    """errdefs.Solve: the operation, and by what its mounts can be had again, as they were and as they are."""
+    from google.protobuf import json_format
+
+    from daemon.build import llb
+    from daemon.build.proto import errdefs_pb2
+    from daemon.build.proto import ops_pb2 as pb
+
+    *_, encoded, _ = llb.encode(Output(vertex)).ops
+    told = errdefs_pb2.Solve(input_ids=left.inputs, mount_ids=left.mounts, op=pb.Op.FromString(encoded))
+    if vertex.about.name:
+        told.description["llb.customname"] = vertex.about.name
+    found: Json = json_format.MessageToDict(told)
+    return found
 
 
 def excerpt(source: Source, spans: Sequence[Span]) -> Json:

@@ -157,10 +157,12 @@ async def run(
     _check(image, attrs, inputs)
     tree = await Solver(bench, job).solve(image.output)
     operation = _operation(image.config, attrs, job, bench.image_door)
-    with contextlib.closing(front):
+    try:
         async with Active(bench, tree) as active:
             status = await _served(bench, job, front, image, operation, tree, active.key)
         found = front.result
+    finally:
+        await asyncio.shield(front.leave())
     if status != 0:
         raise InvalidArgument(f"exit code: {status}")
     if found is None:

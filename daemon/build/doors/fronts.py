@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from daemon.build.doors.bridge import Bridge
+    from daemon.build.doors.containers import Containers
     from daemon.build.proto import ops_pb2 as pb
 
 
@@ -72,6 +73,7 @@ class Front:
 
     def __init__(self, bridge: Bridge, inputs: Mapping[str, pb.Definition]) -> None:
         self.bridge, self.inputs = bridge, inputs
+        self._containers: Containers | None = None
         self._returned: asyncio.Future[FrontResult] = asyncio.get_running_loop().create_future()
         self._returned.add_done_callback(lambda done: done.cancelled() or done.exception())
 
@@ -93,9 +95,17 @@ class Front:
         """None: it has given none yet. Failed, when it says so."""
         return self._returned.result() if self._returned.done() else None
 
-    def close(self) -> None:
-        """Nothing is waited for any longer."""
+    @property
+    def containers(self) -> Containers:
+        if self._containers is None:
+            self._containers = self.bridge.containers()
+        return self._containers
+
+    async def leave(self) -> None:
+        """Nothing is waited for any longer, and its containers are gone."""
         self._returned.cancel()
+        if self._containers is not None:
+            await self._containers.close()
 
 
 class ImageDoor(Protocol):

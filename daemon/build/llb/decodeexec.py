@@ -11,7 +11,7 @@ from daemon.build.proto import ops_pb2 as pb
 from storage.errors import InvalidArgument
 
 MAX_MOUNTS = 1_000
-_NETWORKS = {pb.NetMode.UNSET: "default", pb.NetMode.HOST: "host", pb.NetMode.NONE: "none"}
+NETWORKS = {pb.NetMode.UNSET: "default", pb.NetMode.HOST: "host", pb.NetMode.NONE: "none"}
 _SHARING = {
     pb.CacheSharingOpt.SHARED: "shared",
     pb.CacheSharingOpt.PRIVATE: "private",
@@ -58,7 +58,7 @@ def decode_exec(operation: pb.Op, given: Callable[[int], Output | None], about: 
         cwd=meta.cwd or "/",
         user=meta.user,
         mounts=tuple(mounts),
-        network=_NETWORKS.get(process.network, "default"),
+        network=NETWORKS.get(process.network, "default"),
         security="insecure" if process.security == pb.SecurityMode.INSECURE else "sandbox",
         platform=text_of(operation.platform),
         hostname=meta.hostname,
@@ -80,11 +80,16 @@ def _mount(
     given: Callable[[int], Output | None],
     cwd: str,
 ) -> ExecMount:
-    target = joined(cwd or "/", mount.dest)
     place = -1
     if mount.input >= 0:
         inputs.append(given(mount.input))
         place = len(inputs) - 1
+    return mounted(mount, place, output, cwd)
+
+
+def mounted(mount: pb.Mount, place: int, output: int, cwd: str) -> ExecMount:
+    """A mount of the wire. `place`: its input's number here, `output`: its own, below 0 for none."""
+    target = joined(cwd or "/", mount.dest)
     source = joined("/", mount.selector)
     match mount.mount_type:
         case pb.MountType.BIND:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from daemon.build.proto import ops_pb2 as daemon_dot_build_dot_proto_dot_ops__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n daemon/build/proto/errdefs.proto\x12\x07\x65rrdefs\x1a\x1c\x64\x61\x65mon/build/proto/ops.proto\"\x18\n\x06Vertex\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"A\n\x06Source\x12\x1c\n\x04info\x18\x01 \x01(\x0b\x32\x0e.pb.SourceInfo\x12\x19\n\x06ranges\x18\x02 \x03(\x0b\x32\t.pb.Range\"(\n\x08\x46rontend\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\"\x1b\n\x0b\x46rontendCap\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\nSubrequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x83\x02\n\x05Solve\x12\x11\n\tinput_ids\x18\x01 \x03(\t\x12\x11\n\tmount_ids\x18\x02 \x03(\t\x12\x12\n\x02op\x18\x03 \x01(\x0b\x32\x06.pb.Op\x12#\n\x04\x66ile\x18\x04 \x01(\x0b\x32\x13.errdefs.FileActionH\x00\x12&\n\x05\x63\x61\x63he\x18\x05 \x01(\x0b\x32\x15.errdefs.ContentCacheH\x00\x12\x34\n\x0b\x64\x65scription\x18\x06 \x03(\x0b\x32\x1f.errdefs.Solve.DescriptionEntry\x1a\x32\n\x10\x44\x65scriptionEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07subject\"\x1b\n\nFileAction\x12\r\n\x05index\x18\x01 \x01(\x03\"\x1d\n\x0c\x43ontentCache\x12\r\n\x05index\x18\x01 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n daemon/build/proto/errdefs.proto\x12\x07\x65rrdefs\x1a\x1c\x64\x61\x65mon/build/proto/ops.proto\"\x18\n\x06Vertex\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"A\n\x06Source\x12\x1c\n\x04info\x18\x01 \x01(\x0b\x32\x0e.pb.SourceInfo\x12\x19\n\x06ranges\x18\x02 \x03(\x0b\x32\t.pb.Range\"(\n\x08\x46rontend\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\"\x1b\n\x0b\x46rontendCap\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\nSubrequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x97\x02\n\x05Solve\x12\x1b\n\tinput_ids\x18\x01 \x03(\tR\x08inputIDs\x12\x1b\n\tmount_ids\x18\x02 \x03(\tR\x08mountIDs\x12\x12\n\x02op\x18\x03 \x01(\x0b\x32\x06.pb.Op\x12#\n\x04\x66ile\x18\x04 \x01(\x0b\x32\x13.errdefs.FileActionH\x00\x12&\n\x05\x63\x61\x63he\x18\x05 \x01(\x0b\x32\x15.errdefs.ContentCacheH\x00\x12\x34\n\x0b\x64\x65scription\x18\x06 \x03(\x0b\x32\x1f.errdefs.Solve.DescriptionEntry\x1a\x32\n\x10\x44\x65scriptionEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07subject\"\x1b\n\nFileAction\x12\r\n\x05index\x18\x01 \x01(\x03\"\x1d\n\x0c\x43ontentCache\x12\r\n\x05index\x18\x01 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,11 +45,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBREQUEST']._serialized_start=239
   _globals['_SUBREQUEST']._serialized_end=265
   _globals['_SOLVE']._serialized_start=268
-  _globals['_SOLVE']._serialized_end=527
-  _globals['_SOLVE_DESCRIPTIONENTRY']._serialized_start=466
-  _globals['_SOLVE_DESCRIPTIONENTRY']._serialized_end=516
-  _globals['_FILEACTION']._serialized_start=529
-  _globals['_FILEACTION']._serialized_end=556
-  _globals['_CONTENTCACHE']._serialized_start=558
-  _globals['_CONTENTCACHE']._serialized_end=587
+  _globals['_SOLVE']._serialized_end=547
+  _globals['_SOLVE_DESCRIPTIONENTRY']._serialized_start=486
+  _globals['_SOLVE_DESCRIPTIONENTRY']._serialized_end=536
+  _globals['_FILEACTION']._serialized_start=549
+  _globals['_FILEACTION']._serialized_end=576
+  _globals['_CONTENTCACHE']._serialized_start=578
+  _globals['_CONTENTCACHE']._serialized_end=607
 # @@protoc_insertion_point(module_scope)

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 
 from daemon.build.bench import SCRATCH, Bench, Job, Result
-from daemon.build.graph import CopyFiles, Diff, Exec, File, Merge, Source, Vertex, describe, digest_of
+from daemon.build.graph import (
+    CopyFiles,
+    Diff,
+    Exec,
+    ExecMount,
+    File,
+    Merge,
+    Source,
+    Vertex,
+    describe,
+    digest_of,
+)
 from daemon.build.solver import run
 from daemon.build.solver.keys import Keys, outputs
-from daemon.build.solver.layering import Active, Layering
+from daemon.build.solver.layering import Active, Layering, new_key
 from daemon.build.solver.lookup import Lookup, Results
+from daemon.build.solver.processes import Left, ProcessFailed
 from daemon.build.solver.stacking import Stacking
 from daemon.build.sources.origins import Origins
 from daemon.build.steps import Progress
 from daemon.build.upkeep.cache import Entry
+from storage.gc import Layer
 
 
 class Executing:
@@ -114,7 +128,11 @@ class Executing:
                     base = inputs[mount.input] if mount.input >= 0 else SCRATCH
                     written[mount.output] = await stack.enter_async_context(Active(self._bench, base))
             keys = {number: active.key for number, active in written.items()}
-            stubs = await run.run(self._bench, self._job, process, inputs, root.key, progress, keys)
+            try:
+                stubs = await run.run(self._bench, self._job, process, inputs, root.key, progress, keys)
+            except ProcessFailed as error:
+                error.left = self._left(process, inputs, root)
+                raise
             if process.readonly:
                 entries = [self._layering.entry(parent.diff_ids, parent.chain, 0, "exec", vertex, "")]
             else:
@@ -122,3 +140,31 @@ class Executing:
             for _, active in sorted(written.items()):
                 entries.append(await self._layering.layer(active, vertex, "exec"))
             return entries
+
+    def _left(self, process: Exec, inputs: list[Result], root: Active) -> Left | None:
+        """Keeps what a failed process leaves, for as long as its build."""
+        left = self._job.left
+        if left is None:
+            return None
+        name = new_key()
+        self._job.lease.add(Layer(name))
+        self._bench.store.snapshots.commit(name, root.key)
+        root.done = True
+        given = [inputs[0], *(self._given(mount, inputs) for mount in process.mounts if mount.target)]
+        given += [None] if process.shm_size else []  # a mount in definitions
+        before = tuple(_kept(left, each) for each in given)
+        after = _kept(left, Result(inputs[0].diff_ids, snapshot=name))
+        return Left(before, (after, *before[1:]))
+
+    @staticmethod
+    def _given(mount: ExecMount, inputs: list[Result]) -> Result | None:
+        return inputs[mount.input] if mount.input >= 0 else None
+
+
+def _kept(left: dict[str, Result], tree: Result | None) -> str:
+    """The ID that is told of a tree; empty for none, and for scratch."""
+    if tree is None or (not tree.chain and tree.directory is None):
+        return ""
+    id = secrets.token_hex(12)
+    left[id] = tree
+    return id

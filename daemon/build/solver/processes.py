@@ -13,17 +13,18 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from daemon.build.bench import Bench, Job, Result
-from daemon.build.frontend.imageconfig import quoted
 from daemon.build.graph import Exec
+from daemon.build.imageconfig import quoted
 from daemon.build.solver import runmounts
 from daemon.clock import now_ns
 from daemon.containers import defaults, names, rootview
@@ -39,7 +40,8 @@ from storage.errors import Internal, InvalidArgument, PydError
 
 HOSTNAME = "buildkitsandbox"
 KILLED = 137
-_FRAME = struct.Struct(">BxxxL")
+HEADER = struct.Struct(">BxxxL")
+"""Of the keeper's frames: a stream's number, bytes."""
 _PATIENCE = 10.0
 Ended = tuple[int, bool]
 """A status, and whether memory was the reason."""
@@ -48,10 +50,22 @@ Ended = tuple[int, bool]
 class ProcessFailed(InvalidArgument):
     """A process ended badly, or could not begin."""
 
+    left: Left | None = None
+    """Of a step whose build keeps what is left."""
+
     def __init__(self, args: tuple[str, ...], status: int, reason: str = "") -> None:
         self.arguments, self.exit_code = args, status
-        how = reason or f"exit code: {status}"
+        how = self.reason = reason or f"exit code: {status}"
         super().__init__(f"process {quoted(' '.join(args))} did not complete successfully: {how}")
+
+
+@dataclass(frozen=True)
+class Left:
+    """Of a failed step, by its mounts in their order, the root first: IDs in Job.left, empty where there is nothing."""
+
+    inputs: tuple[str, ...]
+    mounts: tuple[str, ...]
+    """As the process left them."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +154,38 @@ class Process:
             for each in stdio:
                 each.socket.close()
 
+    @contextlib.asynccontextmanager
+    async def beside(
+        self, parent: Result, operation: Exec, stdio: Sequence[Stdio], *, tty: bool = False
+    ) -> AsyncIterator[tuple[str, asyncio.Future[Ended]]]:
+        """One more process in what is running: its name, and what is set when it ends. Nothing is left of it behind
+        the block. `operation`: its arguments, environment, directory and user. ProcessFailed as of `running`."""
+        bench, name = self.bench, secrets.token_hex(16)
+        ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        other = replace(self, operation=operation, tty=tty)
+        identity = await identified(bench, parent, operation)
+        around = _around(other, identity, {}, own_network=True)
+        process = spec_of.build(_container(other), around, bench.ctx.config)["process"]
+        process["env"] = _without_hostname(process["env"])
+        bench.exits[f"{self.id}/{name}"] = ended
+        try:
+            for each in stdio:
+                await _attach(bench, self.id, name, each, tty=tty)
+            reads = any(each.stdin for each in stdio)
+            await bench.ctx.runtime.exec(self.id, name, process, open_stdin=reads, tty=tty)
+            yield name, ended
+        except LaunchFailed as error:
+            raise ProcessFailed(operation.args, error.exit_code, str(error)) from None
+        except RuntimeCallError as error:
+            raise Internal(f"failed to run the process: {error}") from error
+        finally:
+            if not ended.done():
+                with contextlib.suppress(NotRunning, RuntimeCallError):
+                    await asyncio.shield(bench.ctx.runtime.kill(self.id, 9, exec_id=name))
+            bench.exits.pop(f"{self.id}/{name}", None)
+            for each in stdio:
+                each.socket.close()
+
     async def _end(self, ended: asyncio.Future[Ended], *, started: bool) -> None:
         """Kills what still runs, waits for it, gives everything back."""
         ctx = self.bench.ctx
@@ -183,7 +229,7 @@ async def frames(sock: socket.socket, take: Callable[[bytes, int], None]) -> Non
     reader, writer = await asyncio.open_connection(sock=sock)
     try:
         while True:
-            stream, size = _FRAME.unpack(await reader.readexactly(_FRAME.size))
+            stream, size = HEADER.unpack(await reader.readexactly(HEADER.size))
             take(await reader.readexactly(size), stream)
     except (asyncio.IncompleteReadError, ConnectionError):
         return
@@ -246,7 +292,7 @@ async def identified(bench: Bench, parent: Result, operation: Exec) -> Identity:
 
 
 def _identity(bench: Bench, parent: Result, user: str) -> Identity:
-    if not parent.diff_ids:
+    if not parent.chain:
         return users.resolve(user, (), lambda path: "")
     root = rootview.open_tree(bench.store.snapshots.overlay(parent.chain), writable=False)
     try:
@@ -268,7 +314,20 @@ def _spec(process: Process, container: Container, identity: Identity, own_networ
         path = process.directory / name
         path.write_text(text)
         etc[f"/etc/{name}"] = str(path)
-    around = Surroundings(
+    around = _around(process, identity, etc, own_network=own_network)
+    spec = spec_of.build(container, around, bench.ctx.config)
+    for mount in spec["mounts"]:
+        if mount["destination"] in etc:  # as BuildKit: what a step wrote there would be lost
+            mount["options"] = [*mount["options"], "ro"]
+    spec["mounts"] += process.mounted.mounts
+    spec["root"]["readonly"] = process.operation.readonly
+    spec["process"]["env"] = _without_hostname(spec["process"]["env"])
+    return spec
+
+
+def _around(process: Process, identity: Identity, etc: dict[str, str], *, own_network: bool) -> Surroundings:
+    bench = process.bench
+    return Surroundings(
         root=bench.store.snapshots.overlay(process.key),
         rootfs=str(bench.ctx.config.bundle(process.id) / "rootfs"),
         identity=identity,
@@ -276,12 +335,7 @@ def _spec(process: Process, container: Container, identity: Identity, own_networ
         etc=etc,
         joined={} if own_network else {"network": "host"},
     )
-    spec = spec_of.build(container, around, bench.ctx.config)
-    for mount in spec["mounts"]:
-        if mount["destination"] in etc:  # as BuildKit: what a step wrote there would be lost
-            mount["options"] = [*mount["options"], "ro"]
-    spec["mounts"] += process.mounted.mounts
-    spec["root"]["readonly"] = process.operation.readonly
-    given = spec["process"]["env"]
-    spec["process"]["env"] = [each for each in given if not each.startswith("HOSTNAME=")]
-    return spec
+
+
+def _without_hostname(environment: list[str]) -> list[str]:
+    return [each for each in environment if not each.startswith("HOSTNAME=")]

@@ -13,7 +13,12 @@ from typing import Any
 from google.protobuf.message_factory import GetMessageClass
 from grpclib import client
 from grpclib.client import Channel
+from grpclib.const import Status
+from grpclib.encoding.base import StatusDetailsCodecBase
+from grpclib.encoding.proto import ProtoCodec
 from grpclib.protocol import H2Protocol
+
+from daemon.build.proto import rpc_pb2
 
 
 def upgraded(path: Path, target: str = "/grpc", *headers: str) -> socket.socket:
@@ -32,11 +37,21 @@ def upgraded(path: Path, target: str = "/grpc", *headers: str) -> socket.socket:
     return client
 
 
+class Details(StatusDetailsCodecBase):
+    """What errors carry besides their sentence, as it is: a sequence of google.protobuf.Any."""
+
+    def encode(self, status: Status, message: str | None, details: Any) -> bytes:
+        raise NotImplementedError
+
+    def decode(self, status: Status, message: str | None, data: bytes) -> Any:
+        return rpc_pb2.Status.FromString(data).details
+
+
 class Hijacked(Channel):
     """grpclib's channel over a connection that is there already."""
 
     def __init__(self, connection: socket.socket) -> None:
-        super().__init__("localhost", 0)
+        super().__init__("localhost", 0, status_details_codec=Details(), codec=ProtoCodec())
         self._connection = connection
 
     async def _create_connection(self) -> H2Protocol:
