@@ -8,15 +8,16 @@ from typing import Any, get_args
 
 import pytest
 
+from daemon.build import imageconfig
 from daemon.build.dockerfile import checks, instructions
 from daemon.build.dockerfile.parser import parse
 from daemon.build.dockerfile.source import DockerfileError
-from daemon.build.frontend import imageconfig
 from daemon.build.frontend.dispatch import INSTRUCTIONS
 from daemon.build.frontend.lineage import Lineage
 from daemon.build.frontend.site import StageState
-from daemon.build.frontend.stages import Built, Frontend, Request, ResolvedImage
+from daemon.build.frontend.stages import Built, Frontend, Request
 from daemon.build.graph import CopyFiles, Exec, File, Merge, Mkdir, Output, Source, Vertex, ordered
+from daemon.build.sources.resolved import ResolvedImage
 from daemon.build.upkeep.cache import duration, identifier
 from storage.errors import Internal, InvalidArgument, NotFound
 

@@ -10,17 +10,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from daemon.build import imageconfig
 from daemon.build.bench import Bench, Job, Limits, Result
 from daemon.build.dockerfile.ignore import lines
 from daemon.build.dockerfile.parser import Dockerfile, parse
 from daemon.build.dockerfile.source import MAX_SIZE, DockerfileError
 from daemon.build.epoch import moment
-from daemon.build.frontend import imageconfig
-from daemon.build.frontend.stages import Built, Frontend, Request, ResolvedImage
+from daemon.build.frontend.stages import Built, Frontend, Request
 from daemon.build.frontend.variables import PlatformName
 from daemon.build.request import BuildRequest
 from daemon.build.solver.solve import Solver
 from daemon.build.sources import gitrefs
+from daemon.build.sources.resolved import ResolvedImage
 from daemon.containers.context import Context
 from daemon.images import platforms, reference
 from daemon.images.manifests import encode

@@ -13,9 +13,9 @@ from typing import Any
 
 from daemon.build.bench import Bench
 from daemon.build.doors.building import INLINE_CACHE, Building, explain_unused
-from daemon.build.frontend.imageconfig import readable
 from daemon.build.frontend.stages import Built, Step
 from daemon.build.graph import Exec, File, Source, digest_of
+from daemon.build.imageconfig import readable
 from daemon.build.request import BuildRequest
 from daemon.build.solver.processes import ProcessFailed
 from daemon.build.solver.solve import StepFailed

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.build.frontend import imageconfig
+from daemon.build import imageconfig
 from daemon.images import times
 from daemon.images.manifests import encode
 from daemon.images.platforms import Platform

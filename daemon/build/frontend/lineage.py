@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from daemon.build import imageconfig
 from daemon.build.dockerfile.source import DockerfileError
-from daemon.build.frontend import imageconfig
 from daemon.build.frontend.site import StageState
 
 MAX_COPIED = 1_000_000

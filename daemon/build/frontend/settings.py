@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from daemon.build import imageconfig
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.source import DockerfileError
-from daemon.build.frontend import imageconfig, places
+from daemon.build.frontend import places
 from daemon.build.frontend.site import Site
 from daemon.containers import signals
 from storage.errors import InvalidArgument

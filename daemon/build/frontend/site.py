@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from daemon.build import imageconfig
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.source import DockerfileError, Source
 from daemon.build.dockerfile.words import Lexer
-from daemon.build.frontend import imageconfig, naming
+from daemon.build.frontend import naming
 from daemon.build.frontend.variables import PREDEFINED, PROXIES
 from daemon.build.graph import About, File, Mkfile, Operation, Output, Vertex
 from daemon.build.graph import Source as SourceOp

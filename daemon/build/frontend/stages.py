@@ -14,33 +14,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from daemon.build import imageconfig
 from daemon.build.dockerfile import checks
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.parser import Dockerfile, parse_trigger
 from daemon.build.dockerfile.source import DockerfileError, locate, nearest
 from daemon.build.dockerfile.words import Lexer
 from daemon.build.epoch import moment
-from daemon.build.frontend import imageconfig, naming
+from daemon.build.frontend import naming
 from daemon.build.frontend.dispatch import follow
 from daemon.build.frontend.lineage import Lineage
 from daemon.build.frontend.site import RunOptions, Site, StageState, Surroundings, local_context
 from daemon.build.frontend.variables import SCAN_CONTEXT, SCAN_STAGE, PlatformName, platform_arguments
 from daemon.build.graph import About, Output, Source, Vertex
+from daemon.build.sources.resolved import ResolvedImage
 from daemon.images import platforms
 from storage.errors import InvalidArgument, NotFound, PydError
 
 SCRATCH = "scratch"
 RESERVED = (SCRATCH, "context")
 LINUX = PlatformName("linux", "amd64")
-
-
-@dataclass(frozen=True)
-class ResolvedImage:
-    """What an image reference means now."""
-
-    identifier: str
-    """docker-image://NAME@DIGEST"""
-    config: Mapping[str, Any]
 
 
 class Resolver(Protocol):

@@ -14,9 +14,9 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from daemon.build.bench import Bench, Job
-from daemon.build.frontend.stages import ResolvedImage
 from daemon.build.graph import Source, digest_of
 from daemon.build.sources.layouts import LAYOUT, Layout, bring, look
+from daemon.build.sources.resolved import ResolvedImage
 from daemon.build.steps import Progress, Status
 from daemon.build.upkeep.cache import Entry
 from daemon.images import platforms, reference
