@@ -14,5 +14,5 @@ upkeep     what builds keep: the cache's index, cache mounts, lists, prunes, col
 service    what the engine calls; loads the rest with the first build
 bench      what all builds share        workshop, worker   the process that touches users' files
 graph      the vertices                 steps              what a build tells of itself
-request    an order of POST /build      epoch, outcome     words that the packages share
+request    an order of POST /build      imageconfig, epoch, outcome   words that the packages share
 """

@@ -10,7 +10,8 @@ from daemon.build.dockerfile import checks
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.dockerfile.parser import parse
 from daemon.build.dockerfile.source import DockerfileError
-from daemon.build.frontend.stages import Frontend, Request
+from daemon.build.frontend.stages import Frontend
+from daemon.build.frontend.terms import Request
 from storage.errors import PydError
 from tests.unit.test_build_graph import Images
 

@@ -9,7 +9,8 @@ from daemon.build.doors import frontends
 from daemon.build.llb import decode
 from daemon.build.proto import ops_pb2 as pb
 from storage.errors import InvalidArgument
-from tests.unit.test_build_llb import Writer, source
+from tests.definitions import Writer
+from tests.unit.test_build_llb import source
 
 NAMED = {
     "# syntax=a/b:1\nFROM x\n": Syntax("a/b:1", "a/b:1", 1),

@@ -15,7 +15,8 @@ from daemon.build.dockerfile.source import DockerfileError
 from daemon.build.frontend.dispatch import INSTRUCTIONS
 from daemon.build.frontend.lineage import Lineage
 from daemon.build.frontend.site import StageState
-from daemon.build.frontend.stages import Built, Frontend, Request
+from daemon.build.frontend.stages import Frontend
+from daemon.build.frontend.terms import Built, Request
 from daemon.build.graph import CopyFiles, Exec, File, Merge, Mkdir, Output, Source, Vertex, ordered
 from daemon.build.sources.resolved import ResolvedImage
 from daemon.build.upkeep.cache import duration, identifier

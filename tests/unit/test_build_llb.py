@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from daemon.build.dockerfile.parser import parse
-from daemon.build.frontend.stages import Frontend, Request
+from daemon.build.frontend.stages import Frontend
+from daemon.build.frontend.terms import Request
 from daemon.build.graph import CopyFiles, Diff, Exec, File, Merge, Mkfile, Output, Source, describe, ordered
 from daemon.build.llb import decode, encode
 from daemon.build.proto import ops_pb2 as pb

@@ -16,7 +16,8 @@ from daemon.build.dockerfile.ignore import lines
 from daemon.build.dockerfile.parser import Dockerfile, parse
 from daemon.build.dockerfile.source import MAX_SIZE, DockerfileError
 from daemon.build.epoch import moment
-from daemon.build.frontend.stages import Built, Frontend, Request
+from daemon.build.frontend.stages import Frontend
+from daemon.build.frontend.terms import Built, Request
 from daemon.build.frontend.variables import PlatformName
 from daemon.build.request import BuildRequest
 from daemon.build.solver.solve import Solver

@@ -13,7 +13,7 @@ from typing import Any
 
 from daemon.build.bench import Bench
 from daemon.build.doors.building import INLINE_CACHE, Building, explain_unused
-from daemon.build.frontend.stages import Built, Step
+from daemon.build.frontend.terms import Built, Step
 from daemon.build.graph import Exec, File, Source, digest_of
 from daemon.build.imageconfig import readable
 from daemon.build.request import BuildRequest

@@ -22,7 +22,7 @@ from daemon.build.dockerfile.ignore import lines
 from daemon.build.dockerfile.source import MAX_SIZE
 from daemon.build.files.looking import small_files
 from daemon.build.frontend.options import Options
-from daemon.build.frontend.stages import NamedContext
+from daemon.build.frontend.terms import NamedContext
 from daemon.build.graph import About, CopyFiles, File, Output, Source, Vertex
 from daemon.build.solver.solve import Solver
 from daemon.build.sources import gitrefs

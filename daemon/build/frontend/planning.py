@@ -25,7 +25,8 @@ from daemon.build.frontend import options as options_of
 from daemon.build.frontend.contexts import Context as MainContext
 from daemon.build.frontend.contexts import Named, Sources
 from daemon.build.frontend.options import Options
-from daemon.build.frontend.stages import Built, Frontend, Request
+from daemon.build.frontend.stages import Frontend
+from daemon.build.frontend.terms import Built, Request
 from daemon.build.frontend.variables import PlatformName
 from daemon.build.graph import Output
 from daemon.build.sources.images import Images

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
 
 from daemon.build import imageconfig
 from daemon.build.dockerfile import checks
@@ -24,92 +23,15 @@ from daemon.build.epoch import moment
 from daemon.build.frontend import naming
 from daemon.build.frontend.dispatch import follow
 from daemon.build.frontend.lineage import Lineage
-from daemon.build.frontend.site import RunOptions, Site, StageState, Surroundings, local_context
-from daemon.build.frontend.variables import SCAN_CONTEXT, SCAN_STAGE, PlatformName, platform_arguments
+from daemon.build.frontend.site import Site, StageState, Surroundings
+from daemon.build.frontend.terms import Built, Contexts, NamedContext, NoContexts, Request, Resolver, Step
+from daemon.build.frontend.variables import SCAN_CONTEXT, SCAN_STAGE, platform_arguments
 from daemon.build.graph import About, Output, Source, Vertex
-from daemon.build.sources.resolved import ResolvedImage
 from daemon.images import platforms
 from storage.errors import InvalidArgument, NotFound, PydError
 
 SCRATCH = "scratch"
 RESERVED = (SCRATCH, "context")
-LINUX = PlatformName("linux", "amd64")
-
-
-class Resolver(Protocol):
-    async def image(self, reference: str, platform: str) -> ResolvedImage:
-        """`platform` empty: what this machine runs best. Raises what stands in the way: no such image, no access."""
-        ...
-
-
-@dataclass(frozen=True)
-class NamedContext:
-    """What `--build-context NAME=...` stands for."""
-
-    output: Output | None
-    config: Mapping[str, Any] | None = None
-    """Of an image."""
-    platform: str = ""
-
-
-class Contexts(Protocol):
-    async def named(self, name: str, platform: str) -> NamedContext | None:
-        """None: nothing of that name was given."""
-        ...
-
-
-class NoContexts:
-    async def named(self, name: str, platform: str) -> NamedContext | None:
-        return None
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a build is asked for beside its Dockerfile."""
-
-    target: str = ""
-    arguments: Mapping[str, str | None] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    platform: PlatformName = LINUX
-    build_platform: PlatformName = LINUX
-    asked: bool = False
-    """Whether somebody asked for the platform; else images of this machine's are taken as they are."""
-    several: bool = False
-    """One of several platforms: steps' names tell which."""
-    every_stage: bool = False
-    """Not only what the target needs: for the build checks."""
-    context: Output | None = field(default_factory=local_context)
-    no_cache: bool = False
-    no_cache_stages: frozenset[str] = frozenset()
-    network: str = "default"
-    options: RunOptions = field(default_factory=RunOptions)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One instruction of a needed stage, for those who show progress."""
-
-    text: str
-    output: Output | None
-    builds: bool
-    """Whether the instruction made a vertex; else it only changed the configuration."""
-    stage: int
-
-
-@dataclass(frozen=True)
-class Built:
-    """The target stage."""
-
-    output: Output | None
-    document: dict[str, Any]
-    steps: tuple[Step, ...]
-    unused_arguments: tuple[str, ...] = ()
-    paths: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """What is read of the context (its name is empty) and of each named one; "/" is all of it."""
-    epoch: int | None = None
-    """SOURCE_DATE_EPOCH in nanoseconds."""
-    scans: Mapping[str, Output | None] = field(default_factory=dict)
-    """What a list of contents should also be made of: other stages by their names, and "context"."""
 
 
 @dataclass(frozen=True)

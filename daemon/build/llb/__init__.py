@@ -7,20 +7,19 @@ everything that the wire has no word for.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 from daemon.build.graph import Output
 
+# Before the functions of these modules' names, which are not to be replaced by the modules.
+from daemon.build.llb.decode import Decoder
+from daemon.build.llb.encode import Encoder
+from daemon.build.llb.known import Known
+
 if TYPE_CHECKING:
     from daemon.build.proto import ops_pb2 as pb
 
-Known = MutableMapping[tuple[str, int], Output]
-"""(digest of the marshaled operation, its output's number) to what that is here."""
-
-# Before the functions of these modules' names, which are not to be replaced by the modules.
-from daemon.build.llb.decode import Decoder  # noqa: E402
-from daemon.build.llb.encode import Encoder  # noqa: E402
+__all__ = ["Known", "decode", "encode"]
 
 
 def decode(definition: pb.Definition, known: Known) -> Output | None:

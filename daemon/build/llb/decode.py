@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from daemon.build.dockerfile.source import Source as Text
 from daemon.build.dockerfile.source import Span
 from daemon.build.graph import About, Diff, Merge, Operation, Output, Source, Vertex
-from daemon.build.llb import Known
+from daemon.build.llb.known import Known
 from daemon.build.llb.names import of_operation
 from daemon.build.llb.platform import text_of
 from daemon.build.proto import ops_pb2 as pb

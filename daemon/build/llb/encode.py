@@ -20,7 +20,7 @@ from daemon.build.graph import (
     Vertex,
     ordered,
 )
-from daemon.build.llb import Known
+from daemon.build.llb.known import Known
 from daemon.build.llb.platform import message_of
 from daemon.build.proto import ops_pb2 as pb
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from daemon.build.bench import Bench, Job
-from daemon.build.frontend.stages import Built
+from daemon.build.frontend.terms import Built
 from daemon.build.graph import Exec, Merge, Output, Vertex
 from daemon.build.remotecache import config
 from daemon.build.remotecache.config import Table
