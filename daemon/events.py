@@ -25,6 +25,9 @@ KEPT = 10_000
 TRIM_EVERY = 1_000
 PAGE = 50
 SUBSCRIBER_LIMIT = 4096
+GATHER = 0.005
+"""Seconds that an event waits for others: a container's start publishes half a dozen, and each commit costs as much as
+all of them together."""
 _LEGACY_TYPES = ("container", "image")
 
 
@@ -79,8 +82,8 @@ def _matches_key(event: Event, key: str, values: list[str]) -> bool:
 class EventLog:
     """Publishes events and replays them. One per daemon; used on the event loop only.
 
-    `publish` never waits: what is published in one turn of the loop is committed together, and goes to
-    subscribers once committed, so nobody was ever told of an event that a restart forgets.
+    `publish` never waits: what is published within GATHER is committed together, and goes to subscribers once
+    committed, so nobody was ever told of an event that a restart forgets. Who reads the journal waits for that.
     """
 
     def __init__(self, records: Records) -> None:
@@ -90,7 +93,10 @@ class EventLog:
         self._flusher: asyncio.Task[None] | None = None
         self._since_trim = TRIM_EVERY
         """The first ones trim: a daemon that never lives long must not let the journal grow for ever."""
-        self._last = 0
+        self._last = self._committed = 0
+        """Times of the last event that was published, and of the last that went to the journal."""
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        """Who waits for the journal to have what was published up to a time."""
 
     def publish(self, kind: str, action: str, actor: str, attributes: dict[str, str]) -> None:
         event = message(kind, action, actor, attributes)
@@ -103,6 +109,7 @@ class EventLog:
 
     async def _flush(self) -> None:
         while self._pending:
+            await asyncio.sleep(GATHER)
             events, self._pending = self._pending, []
             mutations: list[Append | Trim] = [Append(JOURNAL, e["timeNano"], e) for e in events]
             self._since_trim += len(events)
@@ -113,8 +120,23 @@ class EventLog:
                 await self._records.write(mutations)
             except PydError as error:
                 log.error("events were not kept: %s", error)
+            self._settle(events[-1]["timeNano"])
             for event in events:
                 self._deliver(event)
+
+    def _settle(self, committed: int) -> None:
+        self._committed = committed
+        for until, waiter in self._waiting:
+            if until <= committed and not waiter.done():
+                waiter.set_result(None)
+        self._waiting = [waiting for waiting in self._waiting if not waiting[1].done()]
+
+    async def _settled(self) -> None:
+        """Return when what is published by now is in the journal."""
+        if self._committed < self._last:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((self._last, waiter))
+            await waiter
 
     def _deliver(self, event: Event) -> None:
         for queue in tuple(self._subscribers):
@@ -147,6 +169,7 @@ class EventLog:
 
     async def _past(self, since: int, until: int | None) -> AsyncGenerator[Event, None]:
         """From the journal, a page at a time: a reader that doesn't read holds a page, not ten thousand."""
+        await self._settled()
         end = None if until is None else until + 1
         while True:
             page = await asyncio.to_thread(
