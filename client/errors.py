@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import json
+
 
 class ClientError(Exception):
     """Base: `str(error)` is printed on stderr and `code` is the exit code."""
@@ -39,6 +41,15 @@ class ApiError(ClientError):
         super().__init__(f"Error response from daemon: {detail}")
         self.status = status
         self.detail = detail
+
+    @classmethod
+    def of(cls, status: int, body: bytes) -> ApiError:
+        """Of an answer; where it is not in Docker's form, whatever text came instead."""
+        try:
+            message = json.loads(body)["message"]
+        except (ValueError, KeyError, TypeError):
+            message = body.decode(errors="replace").strip() or f"request returned status {status}"
+        return cls(status, str(message).strip())
 
 
 class ConnectionFailed(ClientError):

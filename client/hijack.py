@@ -13,8 +13,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from client.errors import ClientError
-from client.http import error_of
+from client.errors import ApiError, ClientError
 
 if TYPE_CHECKING:
     from client.endpoint import Endpoint
@@ -100,7 +99,7 @@ def open_stream(endpoint: Endpoint, target: str, document: Any, headers: Mapping
     sock.sendall("\r\n".join([*lines, "", ""]).encode() + body)
     status, answer, early = _read_head(sock)
     if status >= 400:
-        error = error_of(status, _read_error_body(sock, answer, early))
+        error = ApiError.of(status, _read_error_body(sock, answer, early))
         sock.close()
         raise error
     return RawStream(sock, early, answer.get("content-type", ""))

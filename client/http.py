@@ -134,15 +134,6 @@ def encode_query(query: Query | None) -> str:
     return f"?{urlencode(pairs)}" if pairs else ""
 
 
-def error_of(status: int, body: bytes) -> ApiError:
-    """Docker's `{"message": ...}`, or whatever text came instead."""
-    try:
-        message = json_format.loads(body)["message"]
-    except (ValueError, KeyError, TypeError):
-        message = body.decode(errors="replace").strip() or f"request returned status {status}"
-    return ApiError(status, str(message).strip())
-
-
 class Api:
     """The daemon behind an endpoint, at the newest API version that both sides know."""
 
@@ -176,7 +167,7 @@ class Api:
                     if response.status_code < 400:
                         yield response
                         return
-                    error = error_of(response.status_code, response.read())
+                    error = ApiError.of(response.status_code, response.read())
             except (httpx.ConnectError, httpx.RemoteProtocolError) as broken:
                 raise ConnectionFailed(f"error during connect: {self.endpoint.url}: {broken}") from None
             except httpx.ReadError as broken:

@@ -111,7 +111,8 @@ def inspect_with(get: Getter, session: Session, parsed: Parsed) -> int:
     template = None
     text = parsed.text("format")
     if text and text != "json":
-        from client.templates import Template, TemplateSyntaxError
+        from client.template_syntax import TemplateSyntaxError
+        from client.templates import Template
 
         try:
             template = Template(unescape(text))
