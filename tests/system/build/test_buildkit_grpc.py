@@ -166,7 +166,8 @@ async def test_images_are_resolved_and_what_is_missing_is_said(host: Host) -> No
     async with channel(host.socket) as connection:
         front = FrontEnd(connection)
         pong = await front.ask("Ping", gateway_pb2.PingRequest())
-        assert {"solve.base", "frontend.inputs", "gateway.exec"} <= {cap.id for cap in pong.frontend_api_caps if cap.enabled}
+        offered = {cap.id for cap in pong.frontend_api_caps if cap.enabled}
+        assert {"solve.base", "frontend.inputs", "gateway.exec"} <= offered
         found = await front.ask(
             "ResolveImageConfig", gateway_pb2.ResolveImageConfigRequest(ref="busybox", resolve_mode="local")
         )
