@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from storage.errors import NoSpace
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SYNC_FILE_RANGE_WRITE = 2
 _FALLOC_FL_KEEP_SIZE = 1
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x20000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
@@ -58,6 +61,23 @@ def reserve(path: Path, length: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         _libc.fallocate(fd, _FALLOC_FL_KEEP_SIZE, 0, length)
+    finally:
+        os.close(fd)
+
+
+def spread(directory: Path) -> None:
+    """Lets the file system put directories that are made in this one far from one another: they are unrelated.
+
+    ext4 (as `chattr +T`) then begins each in a part of the disk with room of its own. Beside trees that were deleted
+    a moment ago it creates files five to twenty times slower: it looks at each of their inodes before it takes
+    another (ext4's recently_deleted). Elsewhere nothing.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = int.from_bytes(fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(4)), sys.byteorder)
+        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, (flags | _FS_TOPDIR_FL).to_bytes(4, sys.byteorder))
+    except OSError:
+        pass
     finally:
         os.close(fd)
 

@@ -189,9 +189,18 @@ def _file(
             target = {"lower": [], "upper": target["upper"]}
         root = stack.enter_context(opened(target))
         assert root is not None
-        copied = actions.run(steps, root, trees, own if not target["lower"] else ())
+        own = own if not target["lower"] else []
+        copied = actions.run(steps, root, trees, own, lambda number, path: _ahead(inputs[number], path))
     alone = len(steps) == 1 and (place is not None or not target["lower"])
     return _mirror(copied, inputs) if alone else None
+
+
+def _ahead(tree: Tree | None, path: str) -> Path | None:
+    from daemon.build.session import ahead
+    from daemon.build.session.generation import Generation
+
+    generation = Generation.behind(tree["lower"]) if tree else None
+    return ahead.take(generation.directory, path.strip("/")) if generation else None
 
 
 def _mirror(copied: list[actions.Copied], inputs: list[Tree | None]) -> packing.Mirror | None:

@@ -19,6 +19,7 @@ from daemon.build.files import actions, direct, hashing, layers, packing
 from daemon.build.files.sources import find
 from daemon.build.graph import CopyFiles, describe
 from daemon.build.proto.fsutil_pb2 import Listed, Packet
+from daemon.build.session import ahead
 from daemon.build.session.generation import Differ, Generation, Records, Same, compared
 from daemon.build.session.listing import Reader, go_mode
 from daemon.build.session.receive import Receiver
@@ -87,7 +88,10 @@ class Bench:
         try:
             with Root(tree) as origin, Root(upper) as root:
                 step = describe(CopyFiles(0, (source,), target, wildcard=False))
-                (made,) = actions.run([step], root, [origin], [True])
+                generation = tree.parent
+                (made,) = actions.run(
+                    [step], root, [origin], [True], lambda _, path: ahead.take(generation, path.strip("/"))
+                )
             assert self.generation is not None
             mirror = None
             if made.target is not None and Generation(self.generation).plain:
@@ -168,7 +172,7 @@ TREES = st.one_of(
 CHANGES = st.tuples(TREES, st.booleans(), st.sampled_from(["keep", "keep", "lose", "damage"]))
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(CHANGES, min_size=2, max_size=4), TREES, st.sampled_from(["/", "s"]))
 def test_however_a_directory_changes(
     changes: list[tuple[Tree, bool, str]], common: Tree, source: str
@@ -235,6 +239,34 @@ def test_what_was_packed_is_not_read_again(bench: Bench) -> None:
         (kept / "d0/1").write_bytes(b"0 1")
         os.utime(kept / "d0/1", ns=(status.st_mtime_ns, status.st_mtime_ns))
         assert second == layers.make(upper, bench.store)
+
+
+def _ready(kept: Path) -> list[Path]:
+    return list(kept.parent.glob("ahead-*"))
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_links_are_made_before_they_are_asked_for(bench: Bench, in_place: bool) -> None:
+    before = {f"s/d{n}/{m}": file(b"x") for n in range(3) for m in range(150)} | {"other": file(b"")}
+    bench.has(before)
+    kept = bench.sync(in_place=True)
+    with bench.copied(kept, "s", "/to") as (upper, mirror):
+        layers.make(upper, bench.store, mirror)
+    bench.has(before | {"other": file(b"1")})
+    kept = bench.sync(in_place=in_place)
+    assert not _ready(kept), "what differs is nothing of what was copied"
+    bench.has(before | {"s/d1": {"kind": "symlink", "to": "/", "time": 0}, "s/d0/new": file(b"1")})
+    kept = bench.sync(in_place=in_place)
+    assert len(_ready(kept)) == 1
+    with bench.copied(kept, "s", "/to") as (upper, mirror):
+        assert not _ready(kept) and not list(kept.parent.glob("taken-*"))
+        assert all((upper / f"to/d2/{n}").samefile(kept / f"s/d2/{n}") for n in range(150))
+        assert (upper / "to/d1").readlink() == Path("/")
+        assert layers.make(upper, bench.store, mirror) == layers.make(upper, bench.store)
+    bench.has(before)
+    assert len(_ready(bench.sync(in_place=in_place))) == 1
+    bench.has(before | {"other": file(b"2")})
+    assert len(_ready(bench.sync(in_place=True))) == 0, "nobody took them"
 
 
 def test_only_so_many_layers_are_remembered(bench: Bench) -> None:

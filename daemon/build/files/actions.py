@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from daemon.build.dockerfile.ignore import Ignore
@@ -25,10 +27,12 @@ def run(
     target: Root,
     inputs: Sequence[Root | None],
     linkable: Sequence[bool] = (),
+    ahead: Callable[[int, str], Path | None] | None = None,
 ) -> list[Copied]:
     """`actions` in graph.describe()'s form. `inputs[n]` is the tree that a copy's input n names.
 
-    `linkable[n]`: its files may become the target's by a link (see direct.py). Returns what was copied.
+    `linkable[n]`: its files may become the target's by a link (see direct.py). `ahead`: takes links of all that is
+    in a directory of an input which were made before, if there are any. Returns what was copied.
     """
     copied: list[Copied] = []
     for action in actions:
@@ -36,7 +40,7 @@ def run(
             if action["kind"] == "CopyFiles":
                 number = action["input"]
                 link = number < len(linkable) and linkable[number]
-                copied += _copy(action, target, inputs, link=link)
+                copied += _copy(action, target, inputs, link=link, ahead=ahead)
             else:
                 _ACTIONS[action["kind"]](action, target, inputs)
         except PydError:
@@ -131,7 +135,12 @@ def _remove(action: Mapping[str, Any], target: Root, inputs: Sequence[Root | Non
 
 
 def _copy(
-    action: Mapping[str, Any], target: Root, inputs: Sequence[Root | None], *, link: bool
+    action: Mapping[str, Any],
+    target: Root,
+    inputs: Sequence[Root | None],
+    *,
+    link: bool,
+    ahead: Callable[[int, str], Path | None] | None,
 ) -> Iterator[Copied]:
     source = inputs[action["input"]]
     owner = owners.resolve(action["owner"], target)
@@ -156,6 +165,8 @@ def _copy(
                 continue
             copier = Copier(source, target, owner, mode, excludes, link, includes=includes, when=when)
             copier.contents = action["contents"]
+            if ahead is not None:
+                copier.ahead = partial(ahead, action["input"], each.path)
             copier.named = not (action["wildcard"] and is_wild(path))
             copier.copy(each, into)
             yield Copied(action["input"], each.path, copier.mirrored)

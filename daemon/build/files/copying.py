@@ -16,8 +16,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.files import linking, modes
@@ -57,6 +60,8 @@ class Copier:
     """Modification time of all that is copied, in nanoseconds; None: the source's."""
     contents: bool = True
     """A directory's contents are copied; else the directory, into the target if that is there (cp -r)."""
+    ahead: Callable[[], Path | None] | None = None
+    """Takes links of all that is in the source, if it is a directory and somebody made them before."""
     mirrored: str | None = None
     """Where a directory was copied to of which nothing was left out and no file made to look otherwise."""
 
@@ -127,7 +132,8 @@ class Copier:
         plain = self.owner is None and self.mode is None and self.when is None
         if self.link and plain and self.excludes is None and self.includes is None:
             try:
-                linking.tree(self, source, name, base, target)
+                if not self._moved(base, target):
+                    linking.tree(self, source, name, base, target)
             finally:
                 os.close(base)
             self.mirrored = target
@@ -152,6 +158,30 @@ class Copier:
         finally:
             for fd in set(handles.values()):
                 os.close(fd)
+
+    def _moved(self, base: int, target: str) -> bool:
+        """Whether links that were made before stand in the target's place now, and look as it did."""
+        where, _, last = target.rstrip("/").rpartition("/")
+        if self.ahead is None or not last or os.listdir(base) or (taken := self.ahead()) is None:
+            return False
+        try:
+            status = os.fstat(base)
+            fd = os.open(taken, _DIRECTORY)
+            parent = self.target.open(where or "/", os.O_PATH | os.O_DIRECTORY)
+            try:
+                os.fchown(fd, status.st_uid, status.st_gid)
+                os.fchmod(fd, stat.S_IMODE(status.st_mode))
+                for key, value in read_attributes(base).items():
+                    os.setxattr(fd, key, value)
+                os.utime(fd)
+                os.rename(taken, last, dst_dir_fd=parent)
+                return True
+            finally:
+                os.close(parent)
+                os.close(fd)
+        except OSError:
+            shutil.rmtree(taken, ignore_errors=True)
+            return False
 
     def _handle(self, handles: dict[str, int], base: int, path: str, top: tuple[int, str]) -> int:
         """A directory of the target by its path; few are kept open, as walks go depth first.

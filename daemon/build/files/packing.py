@@ -1,7 +1,7 @@
 """The part of a layer that is a kept directory as it is: packed by the listing, what was packed before copied.
 
     packed-<of what>    in the generation's directory: a line of JSON (the layer's blob, how many records, their
-                        files' bytes), where each record's entry begins in the archive and the last one ends
+                        files' bytes, of what), where each record's entry begins in the archive and the last one ends
                         (8 bytes each), and the records
 
 Of what a record says follow an entry's header and contents: of records that are as they were, the entries are, too.
@@ -139,7 +139,7 @@ class Packing:
         starts = self._records.starts
         aside = path.with_name(f"new-{secrets.token_hex(8)}")
         with aside.open("xb") as file:
-            about = {"blob": blob, "count": len(numbers), "size": self._size}
+            about = {"blob": blob, "count": len(numbers), "size": self._size, "source": self._mirror.source}
             file.write(json.dumps(about).encode() + b"\n")
             file.write(self._offsets)
             file.write(self._records.data[starts[numbers.start] : starts[numbers.stop]])

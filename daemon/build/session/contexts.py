@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.build.upkeep.cache import identifier
+from storage.disk import spread
 
 TREE = "tree"
 _META = "meta.json"
@@ -113,7 +114,7 @@ class Contexts:
                 held.callback(self._hold(base)[1])
         directory = self._root / kept.key
         if not own:
-            await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+            await asyncio.to_thread(self._place, directory)
         path = self._root / base.key / str(base.generation) if base.generation else None
         in_place = own and not self._used[kept.key, kept.generation]
         number = max(kept.generation + 1, time.time_ns() // 1_000_000)  # no name is ever used again
@@ -129,6 +130,12 @@ class Contexts:
         if not made:
             return kept
         return replace(kept, generation=made["number"], entries=made["entries"], size=made["size"])
+
+    def _place(self, directory: Path) -> None:
+        if not self._root.is_dir():
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            spread(self._root)
+        directory.mkdir(mode=0o700, exist_ok=True)
 
     def _hold(self, kept: Kept) -> tuple[Path, Callable[[], None]]:
         place = (kept.key, kept.generation)

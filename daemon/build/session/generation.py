@@ -135,6 +135,21 @@ def _alike(old: Records, new: Records, olds: range, news: range) -> int:
     return count
 
 
+def touched(new: Records, old: Records, differing: Sequence[Differ]) -> list[int]:
+    """Numbers of what is new and of the directories in which something changed."""
+    parents: set[bytes] = set()
+    numbers: list[int] = []
+    for part in differing:
+        numbers += part.new
+        paths = [*map(old.path, part.old), *map(new.path, part.new)]
+        parents.update(path.rpartition(b"/")[0] for path in paths)
+    for path in parents:
+        number = new.find(path)
+        if number < len(new) and new.path(number) == path:
+            numbers.append(number)
+    return numbers
+
+
 class Sums:
     """A generation's `sums` while they are made."""
 

@@ -20,7 +20,7 @@ import contextlib
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from google.protobuf.message import DecodeError
 
 from daemon.build.proto.fsutil_pb2 import Listed, Packet
 from daemon.build.session import listing
+from daemon.build.session.ahead import Ahead, copied_part, drop
 from daemon.build.session.generation import (
     DIGESTS,
     INDEX,
@@ -39,6 +40,7 @@ from daemon.build.session.generation import (
     Sums,
     hand_on,
     mapped,
+    touched,
 )
 from daemon.build.session.listing import Reader, Writer, order
 from daemon.build.session.place import Place, clone, looks
@@ -91,6 +93,8 @@ class Receiver:
         self._rewritten: set[bytes] = set()
         self._links: list[tuple[bytes, bytes]] = []
         self._listed_all = False
+        self._part = copied_part(base) if base is not None else None
+        self._ahead: Ahead | None = None
         self.received = 0
         """Bytes of messages, as BuildKit counts them for its progress."""
         self.fin = False
@@ -208,6 +212,7 @@ class Receiver:
             self._old.next()
         self._change()
         self._counted()
+        self._differing(path)
         self._put(path, listed, found)
         self._count += 1
         self._last_key = key
@@ -227,6 +232,7 @@ class Receiver:
         while (was := self._current()) is not None and (key is None or was[0] < key):
             self._change()
             assert self._place is not None and self._old is not None
+            self._differing(was[1].path)
             self._place.remove(was[1].path)
             self._old.next()
 
@@ -247,6 +253,7 @@ class Receiver:
         elif self._in_place:
             self._base.rename(self._new)
             index = self._new / INDEX
+            drop(self._new)
         else:
             self._new.mkdir(mode=0o700)
             clone(self._base / TREE, self._new / TREE, self._base / INDEX)
@@ -257,6 +264,12 @@ class Receiver:
             self._writer.copy(index, self._old.at)
         self._offsets.frombytes(bytes(8 * self._count))
         self._place = Place(self._new / TREE)
+
+    def _differing(self, path: bytes) -> None:
+        """Before something becomes another: a copy of what it is in will be made again."""
+        part = self._part
+        if self._ahead is None and part is not None and (not part or path.startswith(part + b"/")):
+            self._ahead = Ahead(self._new, part)
 
     def _put(self, path: bytes, listed: Listed, found: bytes) -> None:
         """Makes what needs no contents; asks for what does."""
@@ -393,21 +406,27 @@ class Receiver:
             with contextlib.suppress(FileNotFoundError):
                 (self._new / name).unlink()
         sums = Sums(self._new / SUMS)
+        differing: list[Differ] = []
         try:
             if old is None:
                 sums.add(new, range(len(new)))
-                stale = iter(range(len(new)))
+                stale = list(range(len(new)))
             else:
-                stale = _stale(new, old, sums.follow(new, old, known))
-            for number in stale:
-                found = new.listed(number)
-                if found.mode & listing.GO_DIRECTORY:
-                    place.times(found.path, found.mod_time)
+                differing = list(sums.follow(new, old, known))
+                stale = touched(new, old, differing)
         finally:
             sums.close()
+        for number in stale:
+            found = new.listed(number)
+            if found.mode & listing.GO_DIRECTORY:
+                place.times(found.path, found.mod_time)
+        if self._ahead is not None:
+            self._ahead.finish(old if sums.plain else None, new, differing, stale)
         return len(new), sums.size
 
     def _close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
         if self._old is not None:
             self._old.close()
         if self._place is not None:
@@ -419,21 +438,6 @@ class Receiver:
                 os.close(partial.fd)
                 partial.fd = -1
         self._partial.clear()
-
-
-def _stale(new: Records, old: Records, differing: Iterable[Differ]) -> Iterator[int]:
-    """Numbers of what is new and of the directories in which something changed."""
-    parents: set[bytes] = set()
-    added: list[int] = []
-    for part in differing:
-        added += part.new
-        paths = [*map(old.path, part.old), *map(new.path, part.new)]
-        parents.update(path.rpartition(b"/")[0] for path in paths)
-    yield from added
-    for path in parents:
-        number = new.find(path)
-        if number < len(new) and new.path(number) == path:
-            yield number
 
 
 def _only_field(message: bytes) -> bytes | None:
