@@ -108,6 +108,8 @@ class Execs:
         if run.started:
             raise Conflict(f"exec command {exec_id} is already running")
         run.started = run.running = True  # its output may come before the runtime's answer
+        # now, as dockerd does: its end may be told before the runtime's answer is read
+        self._ctx.publish(container, f"exec_start: {' '.join(run.argv)}", execID=run.id)
         wants = {name: bool(run.config.get(f"Attach{name}")) for name in ("Stdin", "Stdout", "Stderr")}
         try:
             process = await execprocess.process(self._ctx, container, run.argv, run.config, tty=run.tty)
@@ -138,7 +140,6 @@ class Execs:
             raise failure from error
         if not run.ended.is_set():
             run.pid = started.pid
-        self._ctx.publish(container, f"exec_start: {' '.join(run.argv)}", execID=run.id)
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         run = self.find(exec_id)

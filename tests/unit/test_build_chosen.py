@@ -49,7 +49,7 @@ def refs(*filters: str, limit: int = 0) -> list[str]:
         (("status==completed,startedAt>1h",), ["new"]),  # all of its terms
         (("startedAt<=1h",), ["old"]),
         (("startedAt>2000-01-01T00:00:00Z",), ["old", "broken", "stopped", "new"]),
-        (("completedAt<400s",), ["old", "broken"]),
+        (("completedAt<30m",), ["old"]),
         (("duration>=2s",), ["old", "stopped"]),
         (("duration<600ms",), ["new"]),
         (("ref~=^o",), ["old"]),
