@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from api import errors
+from api.dispatch import Dispatch
 from api.operation import Call, Handler, Operation
 from api.routes import OPERATIONS
 from api.versions import VersionMiddleware
@@ -38,7 +39,7 @@ def create_api(engine: Engine | None) -> FastAPI:
 
 def create_app(engine: Engine) -> ASGIApp:
     """The server's application for an engine."""
-    return VersionMiddleware(create_api(engine))
+    return VersionMiddleware(Dispatch(create_api(engine)))
 
 
 def add(api: FastAPI, operation: Operation) -> None:

@@ -6,6 +6,7 @@ runs its own variant and the lower ones, amd64 runs 386, arm64 runs 32-bit arm.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -63,6 +64,7 @@ class Platform:
         return Platform(system, architecture, variant)
 
 
+@functools.cache
 def local() -> Platform:
     return Platform("linux", os.uname().machine).normalized()
 
