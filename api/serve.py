@@ -10,8 +10,6 @@ instead of being refused; they are served after it. Containers outlive this proc
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import fcntl
 import gc
 import logging
@@ -30,6 +28,7 @@ from api.listeners import Listener, open_listeners
 from api.server import VERSION, Server, tls_context
 from daemon.config import DaemonConfig
 from storage.errors import Conflict, PydError
+from storage.heap import give_back, one_heap
 
 if TYPE_CHECKING:
     from daemon.engine import Engine
@@ -106,8 +105,7 @@ def settle() -> None:
     """What is loaded stays: later collections skip it, and what starting left over goes to the kernel."""
     gc.collect()
     gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):  # no glibc, no malloc_trim(3)
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
 
 
 def _configure_logging(config: DaemonConfig) -> None:
@@ -223,19 +221,8 @@ def start(settings: options.Settings) -> None:
         lock.release()
 
 
-_M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8
-
-
-def _spare_memory() -> None:
-    """One heap that gives back what it frees: worker threads' own arenas cost 8 MB (mallopt(3))."""
-    with contextlib.suppress(OSError, AttributeError):  # no glibc, no mallopt(3)
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 10)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    _spare_memory()
+    one_heap()
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--version" in arguments or "-v" in arguments:
         print(f"pyd version {VERSION}")

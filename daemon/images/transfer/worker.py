@@ -28,6 +28,7 @@ from daemon.images.transfer.confine import die_with_parent, no_new_privileges
 from daemon.images.transfer.descriptors import Received
 from daemon.images.transfer.ingest import WorkerStore, unpack_again
 from storage.errors import PydError
+from storage.heap import one_heap
 
 if TYPE_CHECKING:
     from daemon.images.registry.client import Repository
@@ -205,6 +206,7 @@ def begun() -> tuple[socket.socket, socket.socket, Path]:
     """What every worker does first: the requests' socket, the descriptors', the content store's directory."""
     die_with_parent(int(sys.argv[3]))
     no_new_privileges()
+    one_heap(trimmed=False)
     connection, channel = (socket.socket(fileno=int(each)) for each in sys.argv[1:3])
     for each in (connection, channel):
         each.setblocking(False)
