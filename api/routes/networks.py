@@ -9,13 +9,11 @@ from starlette.responses import Response
 from api.models import answers, bodies
 from api.operation import DELETE, GET, POST, Call, Resource, answer, empty, no_content
 from api.query import FILTERS, flag, string
+from daemon import parsebool
 from storage.errors import InvalidArgument, NotImplementedYet
 
 RESOURCE = Resource("Network")
 operation = RESOURCE.operation
-
-TRUE = ("1", "t", "T", "TRUE", "true", "True")
-FALSE = ("0", "f", "F", "FALSE", "false", "False")
 
 
 @operation(GET, "/networks", "NetworkList", query=(FILTERS,), returns=list[answers.Network], errors=(400,))
@@ -35,11 +33,11 @@ async def list_networks(call: Call) -> Response:
 async def inspect(call: Call) -> Response:
     """A network and the containers in it."""
     verbose, scope = call.query.string("verbose"), call.query.string("scope")
-    if verbose and verbose not in TRUE + FALSE:
-        raise InvalidArgument(
-            f'invalid value for verbose: {verbose}: strconv.ParseBool: parsing "{verbose}": invalid syntax'
-        )
-    return answer(call.engine.networks.inspect(call.path("id"), verbose=verbose in TRUE, scope=scope))
+    if verbose and verbose not in parsebool.TRUE | parsebool.FALSE:
+        raise InvalidArgument(f"invalid value for verbose: {verbose}: {parsebool.invalid(verbose)}")
+    return answer(
+        call.engine.networks.inspect(call.path("id"), verbose=verbose in parsebool.TRUE, scope=scope)
+    )
 
 
 @operation(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 
+from daemon import parsebool
 from daemon.network.firewall import BridgeRules
 from daemon.network.ipam import mac_for
 from storage.errors import InvalidArgument
@@ -24,7 +25,6 @@ DEFAULT_BRIDGE = PREFIX + "default_bridge"
 CONTAINER_PREFIX = "com.docker.network.container_iface_prefix"
 MTU = "com.docker.network.driver.mtu"
 DEFAULT_MTU = 1500
-_TRUE, _FALSE = {"1", "t", "T", "true", "TRUE", "True"}, {"0", "f", "F", "false", "FALSE", "False"}
 _IFNAME = re.compile(r"[^\s/:]{1,15}")
 
 
@@ -118,10 +118,8 @@ def _mtu(text: str) -> int:
 
 def _flag(options: Mapping[str, str], name: str) -> bool:
     text = options.get(name, "true")
-    if text in _TRUE:
+    if text in parsebool.TRUE:
         return True
-    if text in _FALSE:
+    if text in parsebool.FALSE:
         return False
-    raise InvalidArgument(
-        f'failed to parse {name} value: {text} (strconv.ParseBool: parsing "{text}": invalid syntax)'
-    )
+    raise InvalidArgument(f"failed to parse {name} value: {text} ({parsebool.invalid(text)})")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+from daemon import parsebool
 from daemon.clock import parse_rfc3339
 from daemon.network import ipam
 from daemon.network.addresses import is_ipv4
@@ -17,7 +18,6 @@ from storage.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotIm
 
 LIST_FILTERS = {"dangling", "driver", "id", "label", "name", "scope", "type"}
 PRUNE_FILTERS = {"label", "label!", "until"}
-TRUE, FALSE = {"1", "true", "True", "TRUE", "t", "T"}, {"0", "false", "False", "FALSE", "f", "F"}
 
 
 def new(
@@ -209,7 +209,7 @@ def _check_filters(filters: Mapping[str, Sequence[str]], known: set[str]) -> Non
         if name not in known:
             raise InvalidArgument(f"invalid filter '{name}'")
     for value in filters.get("dangling") or ():
-        if value not in TRUE | FALSE:
+        if value not in parsebool.TRUE | parsebool.FALSE:
             raise InvalidArgument(f"invalid filter 'dangling=[{value}]'")
     for value in filters.get("type") or ():
         if value not in ("builtin", "custom"):
@@ -223,7 +223,9 @@ def _passes(network: Network, filters: Mapping[str, Sequence[str]], used: Collec
         "id": lambda value: _matches(value, network.id),
         "scope": lambda value: network.scope == value,
         "type": lambda value: network.builtin == (value == "builtin"),
-        "dangling": lambda value: (not network.builtin and network.id not in used) == (value in TRUE),
+        "dangling": lambda value: (
+            (not network.builtin and network.id not in used) == (value in parsebool.TRUE)
+        ),
     }
     return all(
         any(tests[name](value) for value in values)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from daemon import parsebool
 from daemon.images import reference, times
 from storage.errors import InvalidArgument
 
@@ -22,8 +23,6 @@ _BUILD_02 = "https://mobyproject.org/buildkit@v1"
 _BUILD_1 = "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md"
 _OF_THE_HOST = frozenset(("cgroup-parent", "image-resolve-mode", "platform", "cache-imports"))
 _SECRET = ("build-arg:", "label:")
-_TRUE = ("1", "t", "T", "true", "TRUE", "True")
-_FALSE = ("0", "f", "F", "false", "FALSE", "False")
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,9 @@ def _boolean(attributes: Mapping[str, str], name: str) -> bool:
     text = attributes.get(name)
     if text is None:
         return False
-    if text not in (*_TRUE, *_FALSE):
-        quoted = f'strconv.ParseBool: parsing "{text}": invalid syntax'
-        raise InvalidArgument(f'failed to parse {name} flag "{text}": {quoted}')
-    return text in _TRUE
+    if text not in parsebool.TRUE | parsebool.FALSE:
+        raise InvalidArgument(f'failed to parse {name} flag "{text}": {parsebool.invalid(text)}')
+    return text in parsebool.TRUE
 
 
 class _Predicate:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 
+from daemon import parsebool
 from daemon.images import reference
 from storage.errors import InvalidArgument
 
@@ -34,7 +35,7 @@ def parse(attributes: Mapping[str, str]) -> dict[str, dict[str, str]]:
 
 def true(text: str | None) -> bool:
     """Go's strconv.ParseBool, of which nobody hears when it fails."""
-    return text in ("1", "t", "T", "true", "TRUE", "True")
+    return text in parsebool.TRUE
 
 
 def _fields(text: str) -> dict[str, str]:

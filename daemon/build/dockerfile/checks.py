@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from daemon import parsebool
 from daemon.build.dockerfile import instructions as ins
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.dockerfile.parser import Dockerfile
@@ -125,17 +126,16 @@ def rules(dockerfile: Dockerfile) -> Rules:
         if key in ("skip", "experimental") and equals:
             found[key] = frozenset(name.strip() for name in value.split(","))
         elif key == "error" and equals:
-            if value not in _BOOLEANS:
-                reason = f'strconv.ParseBool: parsing "{value}": invalid syntax'
+            if value not in parsebool.TRUE | parsebool.FALSE:
+                reason = parsebool.invalid(value)
                 raise DockerfileError(f'{_BAD_OPTIONS}: failed to parse check option "{part}": {reason}')
-            fatal = value in _BOOLEANS[:6]
+            fatal = value in parsebool.TRUE
         else:
             raise DockerfileError(f'{_BAD_OPTIONS}: invalid check option "{key}"')
     return Rules(found.get("skip", frozenset()), found.get("experimental", frozenset()), fatal)
 
 
 _BAD_OPTIONS = "failed to parse check options"
-_BOOLEANS = ("1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False")
 
 
 def run(

@@ -20,11 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daemon import parsebool
 from daemon.build.bench import Bench, Job, Result
 from daemon.build.dockerfile import directives
 from daemon.build.dockerfile.source import NOWHERE, Span, locate, place_of
 from daemon.build.dockerfile.source import Source as Text
-from daemon.build.doors.fronts import Failed, Front, FrontResult, ImageDoor, UnsupportedCap
+from daemon.build.doors.fronts import Failed, Front, FrontResult, ImageDoor, Ref, UnsupportedCap
 from daemon.build.frontend import options as options_of
 from daemon.build.frontend.contexts import Named, Sources
 from daemon.build.frontend.options import ARGUMENT
@@ -51,7 +52,6 @@ _INPUTS = "moby.buildkit.frontend.inputs"
 _OURS_CAN = frozenset(
     f"moby.buildkit.frontend.{name}" for name in ("inputs", "subrequests", "contexts", "gitquerystring")
 )
-_TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _LEAVING = 10.0
 """Seconds that a process has to end when it speaks gRPC no longer."""
 
@@ -219,7 +219,7 @@ def _operation(config: Mapping[str, Any], attrs: Mapping[str, str], job: Job, do
         env=tuple(env),
         cwd=config.get("WorkingDir") or "/",
         user="",
-        network="none" if labels.get(_NO_NETWORK) in _TRUE else "default",
+        network="none" if labels.get(_NO_NETWORK) in parsebool.TRUE else "default",
     )
 
 
@@ -272,8 +272,6 @@ async def _beside(*works: Any) -> AsyncIterator[list[asyncio.Task[Any]]]:
 
 async def _definition(front: Front, output: Output, directory: Path) -> dict[str, Any]:
     """The mount with the image's own definition, which some front ends want for their provenance."""
-    from daemon.build.doors.fronts import Ref
-
     data = front.bridge.definition(Ref(secrets.token_hex(4), output)).SerializeToString()
     place = directory / "metadata"
 

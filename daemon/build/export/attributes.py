@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from daemon import parsebool
 from storage.errors import InvalidArgument
 
 _SECOND = 10**9
-_BOOLEANS = {
-    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
-    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
-}
 
 
 def boolean(
@@ -27,10 +24,9 @@ def boolean(
         return default
     if text == "" and empty is not None:
         return empty
-    if text not in _BOOLEANS:
-        begin = said.format(name=name, value=text)
-        raise InvalidArgument(f'{begin}: strconv.ParseBool: parsing "{text}": invalid syntax')
-    return _BOOLEANS[text]
+    if text not in parsebool.TRUE | parsebool.FALSE:
+        raise InvalidArgument(f"{said.format(name=name, value=text)}: {parsebool.invalid(text)}")
+    return text in parsebool.TRUE
 
 
 def optional_boolean(attrs: Mapping[str, str], name: str) -> bool | None:

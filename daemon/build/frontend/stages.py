@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from daemon import parsebool
 from daemon.build import imageconfig
 from daemon.build.dockerfile import checks
 from daemon.build.dockerfile import instructions as ins
@@ -108,7 +109,7 @@ class Frontend:
     def _is_scanned(self, name: str, number: int) -> bool:
         wanted = self._lineage.argument(number, name) or self._globals.get(name, "")
         stage = self._file.stages[number].alias or f"stage-{number}"
-        return wanted in ("1", "t", "T", "true", "TRUE", "True") or stage in wanted.split(",")
+        return wanted in parsebool.TRUE or stage in wanted.split(",")
 
     # -- names
 

@@ -9,12 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from daemon import parsebool
 from daemon.images import reference
 from daemon.images.reference import Reference
 from storage.errors import InvalidArgument, NotImplementedYet
 
-_TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
-_FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 _COMPRESSIONS = ("uncompressed", "gzip", "zstd")
 EXPORTERS = ("registry", "local", "inline")
 IMPORTERS = ("registry", "local")
@@ -69,7 +68,7 @@ def _parse(kind: str, attributes: Mapping[str, str]) -> Export:
     return Export(
         type=kind,
         all=attributes.get("mode") == "max",
-        ignore_error=attributes.get("ignore-error") in _TRUE,
+        ignore_error=attributes.get("ignore-error") in parsebool.TRUE,
         reference=name,
         store=attributes.get("dest", ""),
         insecure=boolean(attributes, "registry.insecure", False),
@@ -96,9 +95,9 @@ def boolean(attributes: Mapping[str, str], name: str, default: bool) -> bool:
     text = attributes.get(name)
     if text is None:
         return default
-    if text not in _TRUE | _FALSE:
-        raise InvalidArgument(f'failed to parse {name}: strconv.ParseBool: parsing "{text}": invalid syntax')
-    return text in _TRUE
+    if text not in parsebool.TRUE | parsebool.FALSE:
+        raise InvalidArgument(f"failed to parse {name}: {parsebool.invalid(text)}")
+    return text in parsebool.TRUE
 
 
 def canonical(attributes: Mapping[str, str]) -> Reference:

@@ -11,6 +11,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
+from daemon import parsebool
 from daemon.runtime.logfile import LogError, parse_size
 from storage.errors import InvalidArgument
 
@@ -40,16 +41,15 @@ _FACILITIES = (
     *("", "", "", "", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"),
 )
 _FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
-_TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
 
 
 def parse_bool(text: str) -> bool:
     """Go's strconv.ParseBool. Raises ValueError in its words."""
-    if text in _TRUE:
+    if text in parsebool.TRUE:
         return True
-    if text in _FALSE:
+    if text in parsebool.FALSE:
         return False
-    raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+    raise ValueError(parsebool.invalid(text))
 
 
 def ram_bytes(text: str) -> int:
