@@ -12,6 +12,7 @@ from pathlib import Path
 
 from daemon.build.bench import Job
 from daemon.build.graph import ExecMount
+from daemon.build.session import asking
 from storage.errors import InvalidArgument, NotFound
 
 SOCKET_VARIABLE = "SSH_AUTH_SOCK"
@@ -23,9 +24,8 @@ async def secret(job: Job, mount: ExecMount) -> bytes | None:
     if not mount.id:
         raise InvalidArgument("secret ID missing from mount options")
     found = job.secrets.get(mount.id)
-    for session in job.sessions:
-        if found is None:
-            found = await session.secret(mount.id)
+    if found is None:
+        found = await asking.secret(job.sessions, mount.id)
     if found is None and mount.required:
         raise NotFound(f"secret {mount.id}: not found")
     return found
@@ -43,13 +43,14 @@ def store(data: bytes, mount: ExecMount, path: Path) -> None:
 
 async def agent(job: Job, mount: ExecMount) -> tuple[Path, Callable[[], Awaitable[None]]] | None:
     """A socket to be mounted, and what closes it; None when there is none, and the step does without."""
-    missing: NotFound | None = None
-    for session in job.sessions:
-        mode = SOCKET_MODE if mount.mode is None else mount.mode & 0o777
-        try:
-            return await session.open_agent(mount.id, uid=mount.uid, gid=mount.gid, mode=mode)
-        except NotFound as error:
-            missing = error
-    if mount.required:
-        raise missing or InvalidArgument(f"unset ssh forward key {mount.id or 'default'}")
-    return None
+    if not job.sessions:
+        if mount.required:
+            raise InvalidArgument(f"unset ssh forward key {mount.id or 'default'}")
+        return None
+    mode = SOCKET_MODE if mount.mode is None else mount.mode & 0o777
+    try:
+        return await asking.agent(job.sessions, mount.id, uid=mount.uid, gid=mount.gid, mode=mode)
+    except NotFound:
+        if mount.required:
+            raise
+        return None

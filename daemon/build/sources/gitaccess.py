@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from daemon.build.session import asking
 from daemon.build.sources import gitrefs
-from storage.errors import NotFound
 
 if TYPE_CHECKING:
     from daemon.build.session.sessions import Session
@@ -81,21 +80,11 @@ async def access(
     if not sessions or not ident:
         yield Access(hosts=hosts)
         return
-    path, close = await _agent(sessions, ident)
+    path, close = await asking.agent(sessions, ident)
     try:
         yield Access(agent=str(path), hosts=hosts)
     finally:
         await close()
-
-
-async def _agent(sessions: Sequence[Session], ident: str) -> tuple[Path, Callable[[], Awaitable[None]]]:
-    missing: NotFound | None = None
-    for session in sessions:
-        try:
-            return await session.open_agent(ident)
-        except NotFound as error:
-            missing = error
-    raise missing or NotFound(f'no SSH key "{ident}" forwarded from the client')
 
 
 async def _header(sessions: Sequence[Session], remote: str, attributes: dict[str, str]) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from daemon.build.session import asking
 from storage.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
@@ -47,7 +48,5 @@ async def headers(sessions: Sequence[Session], url: str, attributes: Mapping[str
 
 
 async def _secret(sessions: Sequence[Session], id: str) -> str | None:
-    for session in sessions:
-        if (data := await session.secret(id)) is not None:
-            return data.decode("utf-8", "replace")
-    return None
+    data = await asking.secret(sessions, id)
+    return None if data is None else data.decode("utf-8", "replace")
