@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from api.buildkit import caps
@@ -40,10 +40,10 @@ class Bridges(Service):
             raise Refusal(Status.UNKNOWN, "no buildid found in context")
         return (await self._engine.builds.gateway().find(ref)).client
 
-    async def _answer(self, stream: Call, work: Callable[[Front, Any], Awaitable[Any]]) -> None:
+    async def _answer(self, stream: Call, work: Callable[[Front, Any], Coroutine[Any, Any, Any]]) -> None:
         async with answering(stream) as request:
             front = await self._asking(stream)
-            await stream.send_message(await front.bridge.attend(_run(work, front, request)))
+            await stream.send_message(await front.bridge.attend(work(front, request)))
 
     async def Ping(self, stream: Call) -> None:
         async with answering(stream):
@@ -109,10 +109,6 @@ class Bridges(Service):
 
     async def StatFileContainer(self, stream: Call) -> None:
         unimplemented("looking into containers of front ends")
-
-
-async def _run(work: Callable[[Front, Any], Awaitable[Any]], front: Front, request: Any) -> Any:
-    return await work(front, request)
 
 
 # -- results

@@ -6,7 +6,7 @@ engine: caches in object stores, session exporters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
 
 from daemon.build.proto import caps_pb2
 
@@ -110,5 +110,6 @@ LLB = (
 )
 
 
-def listed(names: Iterable[str]) -> list[caps_pb2.APICap]:
+@functools.cache
+def listed(names: tuple[str, ...]) -> list[caps_pb2.APICap]:
     return [caps_pb2.APICap(id=name, enabled=True) for name in names]

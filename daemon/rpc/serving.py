@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import logging
 import struct
 import urllib.parse
@@ -22,7 +23,7 @@ from socket import socket
 from typing import Any
 
 from google.protobuf import message_factory
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from daemon.rpc.http2 import Accepted, Fields, Stream
@@ -44,8 +45,6 @@ class Method:
 
     answer: Callable[[Call], Awaitable[None]]
     request: type[Message]
-    streams: bool
-    """It may take or give any number of messages."""
 
 
 class Service:
@@ -55,16 +54,24 @@ class Service:
 
     def methods(self) -> dict[str, Method]:
         """By path."""
-        found = {}
-        for method in self.descriptor.methods:
-            if (answer := getattr(self, method.name, None)) is not None:
-                found[f"/{self.descriptor.full_name}/{method.name}"] = _method(method, answer)
-        return found
+        return {
+            path: Method(getattr(self, name), request)
+            for path, name, request in _described(self.descriptor)
+            if hasattr(self, name)
+        }
 
 
-def _method(method: MethodDescriptor, answer: Callable[[Call], Awaitable[None]]) -> Method:
-    streams = method.client_streaming or method.server_streaming
-    return Method(answer, message_factory.GetMessageClass(method.input_type), streams)
+@functools.cache
+def _described(service: ServiceDescriptor) -> list[tuple[str, str, type[Message]]]:
+    """Of each method its path, its name and the class of its requests: asked for by each connection."""
+    return [
+        (
+            f"/{service.full_name}/{method.name}",
+            str(method.name),
+            message_factory.GetMessageClass(method.input_type),
+        )
+        for method in service.methods
+    ]
 
 
 class Metadata:
@@ -83,9 +90,9 @@ class Metadata:
 class Call:
     """One call."""
 
-    def __init__(self, stream: Stream, method: Method) -> None:
+    def __init__(self, stream: Stream, request: type[Message]) -> None:
         self.metadata = Metadata(stream.fields)
-        self._stream, self._method = stream, method
+        self._stream, self._request = stream, request
         self._rest = b""
         self._messages: list[bytes] = []
         self._begun = False
@@ -100,7 +107,7 @@ class Call:
                 return None
             self._split(b"".join([self._rest, *parts]))
         try:
-            return self._method.request.FromString(self._messages.pop(0))
+            return self._request.FromString(self._messages.pop(0))
         except DecodeError as error:
             raise Refusal(Status.INTERNAL, f"a message that is not one: {error}") from None
 
@@ -166,10 +173,10 @@ class Calls:
             return
         method = self._methods.get(headers.get(":path", ""))
         if method is None:
-            call = Call(stream, Method(_nothing, Message, streams=False))
+            call = Call(stream, Message)
             call.end(Status.UNIMPLEMENTED, f"unknown method {headers.get(':path', '')}")
             return
-        task = asyncio.ensure_future(_answered(Call(stream, method), method, _seconds(headers)))
+        task = asyncio.ensure_future(_answered(Call(stream, method.request), method, _seconds(headers)))
         stream.on_cut = task.cancel
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -179,10 +186,6 @@ class Calls:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-async def _nothing(call: Call) -> None:
-    pass
 
 
 async def _answered(call: Call, method: Method, seconds: float | None) -> None:
