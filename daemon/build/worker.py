@@ -18,7 +18,7 @@ from typing import Any
 from daemon.build.dockerfile.ignore import Ignore
 from daemon.build.dockerfile.source import MAX_SIZE
 from daemon.build.files import actions, direct, hashing, layers, packing, sources, stacking
-from daemon.build.files.looking import Looking, small_file
+from daemon.build.files.looking import Looking, small_file, small_files
 from daemon.build.session.operations import SessionOperations
 from daemon.images.transfer.compression import Decompressed
 from daemon.images.transfer.ingest import WorkerStore
@@ -57,9 +57,11 @@ def listed(tree: Tree | None) -> Iterator[hashing.Known | None]:
     from daemon.build.session.generation import Generation
 
     known = Generation.behind(tree["lower"]) if tree else None
-    yield known
-    if known is not None:
-        known.close()
+    try:
+        yield known
+    finally:
+        if known is not None:
+            known.close()
 
 
 class Files:
@@ -130,15 +132,15 @@ class Files:
 
     async def read(self, report: Report, directory: str, path: str, limit: int) -> str | None:
         """A small file of a context, base64; None when there is none."""
-        return await asyncio.to_thread(_read, directory, path, limit)
+        (found,) = await asyncio.to_thread(small_files, Path(directory), [path], limit)
+        return _encoded(found)
 
     async def peek(self, report: Report, tree: Tree, path: str, limit: int) -> str | None:
         """A small file of a tree, base64; None when there is none. `limit` below 0: its begin of that size."""
 
         def work() -> str | None:
             with opened(tree) as root:
-                found = None if root is None else small_file(root, path, limit)
-            return None if found is None else base64.b64encode(found).decode()
+                return _encoded(None if root is None else small_file(root, path, limit))
 
         return await asyncio.to_thread(work)
 
@@ -300,10 +302,9 @@ def _prune(directory: Path, patterns: list[str]) -> None:
         os.close(fd)
 
 
-def _read(directory: str, path: str, limit: int) -> str | None:
-    with Root(Path(directory)) as root:
-        found = small_file(root, path, limit)
-    return None if found is None else base64.b64encode(found).decode()
+def _encoded(data: bytes | None) -> str | None:
+    """As it travels in JSON."""
+    return None if data is None else base64.b64encode(data).decode()
 
 
 def _store_dockerfile(stream: _Joined, directory: Path) -> None:

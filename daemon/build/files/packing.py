@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from daemon.build.proto.fsutil_pb2 import Listed
+from daemon.build.session.contexts import TREE
 from daemon.build.session.generation import (
     PACKED,
-    TREE,
     Differ,
     Generation,
     Records,
+    bytes_of,
     compared,
     mapped,
     st_mode,
@@ -113,7 +114,7 @@ class Packing:
         old = before.records
         for part in compared(old, self._records, range(len(old)), self._numbers):
             if isinstance(part, Differ):
-                self._size -= sum(_bytes(old.listed(number)) for number in part.old)
+                self._size -= sum(bytes_of(old.listed(number)) for number in part.old)
                 self._anew(writer, place, part.new)
                 continue
             offsets = before.offsets[part.old : part.old + part.count + 1]
@@ -129,7 +130,7 @@ class Packing:
             found = self._records.listed(number)
             self._offsets.append(self._out.position)
             writer.header(_entry(found, above + os.fsdecode(found.path[cut:])))
-            if size := _bytes(found):
+            if size := bytes_of(found):
                 self._size += size
                 _contents(writer, place, found.path, size)
 
@@ -149,11 +150,6 @@ class Packing:
             each.unlink(missing_ok=True)
 
 
-def _bytes(found: Listed) -> int:
-    mode = st_mode(found)
-    return found.size if mode is not None and stat.S_ISREG(mode) else 0
-
-
 def _entry(found: Listed, name: str) -> Entry:
     mode = st_mode(found)
     if mode is None:
@@ -164,7 +160,7 @@ def _entry(found: Listed, name: str) -> Entry:
         mode=stat.S_IMODE(mode),
         uid=os.geteuid(),
         gid=os.getegid(),
-        size=_bytes(found),
+        size=bytes_of(found),
         mtime=found.mod_time,
         linkname=os.fsdecode(found.linkname),
     )

@@ -22,7 +22,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from daemon.build.files import linking
-from daemon.build.session.generation import PACKED, TREE, Differ, Records
+from daemon.build.session.contexts import REMOVED, TREE
+from daemon.build.session.generation import PACKED, Differ, Records
 from daemon.build.session.listing import GO_DIRECTORY
 from daemon.build.session.place import Place
 from storage.errors import PydError
@@ -55,7 +56,7 @@ def take(generation: Path, part: str) -> Path | None:
 def drop(generation: Path) -> None:
     """Out of the way at once, those that nobody took; deleted by and by."""
     for path in (*generation.glob(f"{_AHEAD}*"), *generation.glob(f"{_TAKEN}*")):
-        gone = generation.parent.parent / f"removed-{secrets.token_hex(8)}"
+        gone = generation.parent.parent / f"{REMOVED}{secrets.token_hex(8)}"
         with contextlib.suppress(OSError):
             path.rename(gone)
             threading.Thread(target=shutil.rmtree, args=(gone, True), daemon=True).start()

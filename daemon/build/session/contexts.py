@@ -31,7 +31,7 @@ from storage.disk import spread
 
 TREE = "tree"
 _META = "meta.json"
-_REMOVED = "removed-"
+REMOVED = "removed-"
 REMEMBERED = 60 * 10**9
 """Nanoseconds of use that a crash may forget, where nothing but the time of use has changed."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -159,7 +159,7 @@ class Contexts:
     def _discard(self, key: str, generation: int) -> None:
         """Out of sight at once, deleted in a thread."""
         directory = self._root / key / str(generation)
-        gone = self._root / f"{_REMOVED}{key}-{generation}"
+        gone = self._root / f"{REMOVED}{key}-{generation}"
         with contextlib.suppress(OSError):
             directory.rename(gone)
             asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, gone, True)
@@ -193,7 +193,7 @@ class Contexts:
 
     def _delete(self, gone: list[Kept]) -> None:
         for each in gone:
-            aside = self._root / f"{_REMOVED}{each.key}"
+            aside = self._root / f"{REMOVED}{each.key}"
             with contextlib.suppress(OSError):
                 (self._root / each.key).rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
@@ -238,7 +238,7 @@ def _remove_aside(root: Path, gone: list[Path]) -> None:
     """Out of the way at once, deleted by and by: whoever lists what is there waits for no disk."""
     aside = []
     for path in gone:
-        moved = path if path.name.startswith(_REMOVED) else root / f"{_REMOVED}{secrets.token_hex(8)}"
+        moved = path if path.name.startswith(REMOVED) else root / f"{REMOVED}{secrets.token_hex(8)}"
         with contextlib.suppress(OSError):
             if moved != path:
                 path.rename(moved)

@@ -27,9 +27,10 @@ from pathlib import Path
 from daemon.build.files.hashing import summed
 from daemon.build.proto.fsutil_pb2 import Listed
 from daemon.build.session import listing
+from daemon.build.session.contexts import TREE
 from daemon.build.session.listing import GO_DIRECTORY, GO_SYMLINK, GO_TYPES, HEAD, order
 
-TREE, INDEX, SUMS, DIGESTS, PACKED = "tree", "index", "sums", "digests", "packed-"
+INDEX, SUMS, DIGESTS, PACKED = "index", "sums", "digests", "packed-"
 SUM = 32
 _SIZE = struct.Struct("<Q")
 _LENGTH = struct.Struct("<I")
@@ -168,14 +169,14 @@ class Sums:
                 start = _SIZE.size + SUM * part.old
                 self._file.write(before[start : start + SUM * part.count])
                 continue
-            self.size -= sum(_bytes(old.listed(number)) for number in part.old)
+            self.size -= sum(bytes_of(old.listed(number)) for number in part.old)
             self.add(new, part.new)
             yield part
 
     def add(self, records: Records, numbers: range) -> None:
         for number in numbers:
             found = records.listed(number)
-            self.size += _bytes(found)
+            self.size += bytes_of(found)
             made = _sum(found, records.raw(number)[_DIGEST]) if self.plain else None
             if made is None:
                 self.plain = False
@@ -190,7 +191,7 @@ class Sums:
             self._path.unlink()
 
 
-def _bytes(found: Listed) -> int:
+def bytes_of(found: Listed) -> int:
     """A file's size; of its further names nothing."""
     return 0 if found.mode & GO_TYPES or found.linkname else found.size
 

@@ -30,11 +30,11 @@ from google.protobuf.message import DecodeError
 from daemon.build.proto.fsutil_pb2 import Listed, Packet
 from daemon.build.session import listing
 from daemon.build.session.ahead import Ahead, copied_part, drop
+from daemon.build.session.contexts import TREE
 from daemon.build.session.generation import (
     DIGESTS,
     INDEX,
     SUMS,
-    TREE,
     Differ,
     Records,
     Sums,
