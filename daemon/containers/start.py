@@ -30,6 +30,7 @@ from daemon.containers.surroundings import (
 from daemon.network.model import Attachment
 from daemon.runtime import client as runtime
 from storage import failpoints
+from storage.disk import write_all
 from storage.errors import Conflict, Internal, InvalidArgument, NotModified, PydError
 from storage.snapshots import OverlayMount
 
@@ -226,8 +227,7 @@ def _write(path: str, data: bytes) -> None:
     """As Path.write_bytes, without a file object, which costs four times the file."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
-        while data:
-            data = data[os.write(fd, data) :]
+        write_all(fd, data)
     finally:
         os.close(fd)
 

@@ -10,7 +10,6 @@ Source: BuildKit solver/llbsolver/history.go (filterHistoryEvents, parseFilter),
 
 from __future__ import annotations
 
-import base64
 import csv
 import re
 import time
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from daemon.build.steps import CANCELED
 from daemon.build.upkeep.cache import duration
 from storage.errors import InvalidArgument
 
@@ -113,7 +113,7 @@ def _status(past: Past) -> str:
         return "running"
     if not past.error:
         return "completed"
-    return "canceled" if b"context canceled" in base64.b64decode(past.error) else "error"
+    return "canceled" if CANCELED.encode() in past.failure else "error"
 
 
 def _repository(past: Past) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from daemon.build.attest.sbom import CORE, SPDX
 from daemon.build.outcome import Attestation
 from daemon.system import package_version
+from storage.archive.options import is_whiteout
 
 _VERSIONS = ("SPDX-2.1", "SPDX-2.2", "SPDX-2.3")
 Layer = tuple[str, Path]
@@ -72,9 +72,8 @@ def _names(directory: Path) -> set[str]:
 
 
 def _removed(directory: Path, path: str) -> bool:
-    """overlayfs's whiteout: what the layer hides. No part of the path is a link: it was walked."""
-    status = os.lstat(f"{directory}{path}")
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+    """What the layer hides. No part of the path is a link: it was walked."""
+    return is_whiteout(os.lstat(f"{directory}{path}"))
 
 
 def _dictionaries(value: Any) -> list[dict[str, Any]]:

@@ -39,7 +39,6 @@ from daemon.runtime.client import LaunchFailed, NotRunning, RuntimeCallError
 from storage.errors import Internal, InvalidArgument, PydError
 
 HOSTNAME = "buildkitsandbox"
-KILLED = 137
 HEADER = struct.Struct(">BxxxL")
 """Of the keeper's frames: a stream's number, bytes."""
 _PATIENCE = 10.0
