@@ -10,6 +10,7 @@ archive that a pydd of this module's own wrote, runs what is in it, and writes o
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -18,6 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,11 +126,17 @@ def checkout(kind: str, directory: Path) -> Path:
     return context
 
 
-def bring(host: str, busybox: Path, directory: Path) -> Image:
-    """The base, under a name of the tests' own; to be removed."""
-    command = ["docker", "-H", host, "import", "--change", 'CMD ["sh"]', str(busybox), BASE]
-    subprocess.run(command, check=True, capture_output=True)
-    return saved(host, BASE, directory)
+@contextlib.contextmanager
+def based(host: str, busybox: Path) -> Iterator[None]:
+    """The base is there, under a name of the tests' own, as long as the block lasts."""
+    docker = ["docker", "-H", host]
+    subprocess.run(
+        [*docker, "import", "--change", 'CMD ["sh"]', str(busybox), BASE], check=True, capture_output=True
+    )
+    try:
+        yield
+    finally:
+        subprocess.run([*docker, "rmi", "-f", BASE], check=False, capture_output=True)
 
 
 def read(host: str, tag: str, base: Image, kind: str, directory: Path) -> Image:
@@ -225,15 +233,13 @@ def exchange(archive: Path, back: Path) -> Exchange:
 def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        base = bring(SOCKET, images.busybox(directory), directory)
-        try:
+        with based(SOCKET, images.busybox(directory)):
+            base = saved(SOCKET, BASE, directory)
             for kind in names or KINDS:
                 image = theirs(kind, base, directory)
                 text = {"configuration": image.document, "files": dict(sorted(image.files.items()))}
                 expected(kind).write_text(json.dumps(text, indent=1, sort_keys=True) + "\n")
                 print(kind, flush=True)
-        finally:
-            subprocess.run(["docker", "-H", SOCKET, "rmi", "-f", BASE], check=False, capture_output=True)
         if not names:
             _exchange(directory / "pyd")
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,27 +29,16 @@ KILLED, NOBODY_KNOWS = 137, (1 << 32) - 1
 """What a killed process's status is here, and at BuildKit with runc."""
 
 
-@contextlib.contextmanager
-def _base(url: str, busybox: Path) -> Iterator[Path]:
-    """The daemon's socket, while it has the base."""
-    docker = ["docker", "-H", url]
-    subprocess.run([*docker, "import", str(busybox), peers.BASE], check=True, capture_output=True)
-    try:
-        yield Path(url.removeprefix("unix://"))
-    finally:
-        subprocess.run([*docker, "rmi", "-f", peers.BASE], check=False, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def ours(host: Host, busybox_tar: Path) -> Iterator[Path]:
-    with _base(host.url, busybox_tar) as path:
-        yield path
+    with peers.based(host.url, busybox_tar):
+        yield host.socket
 
 
 @pytest.fixture(scope="module")
 def theirs(busybox_tar: Path) -> Iterator[Path]:
-    with _base(peers.SOCKET, busybox_tar) as path:
-        yield path
+    with peers.based(peers.SOCKET, busybox_tar):
+        yield Path(peers.SOCKET.removeprefix("unix://"))
 
 
 @pytest.fixture(params=["pyd", PEER])

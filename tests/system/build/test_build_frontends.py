@@ -29,16 +29,15 @@ PEER = pytest.param("dockerd", marks=pytest.mark.peer)
 @contextlib.contextmanager
 def _fronts(url: str, busybox: Path) -> Iterator[str]:
     """The front ends and the base, at a daemon for as long as the block."""
-    docker = ["docker", "-H", url]
-    subprocess.run([*docker, "import", "--change", 'CMD ["sh"]', str(busybox), peers.BASE], check=True)
-    try:
-        frontend_image.make(url, FRONT)
-        frontend_image.make(url, PLAIN, 'LABEL moby.buildkit.frontend.caps=""')
-        frontend_image.make(url, LONELY, "LABEL moby.buildkit.frontend.network.none=true")
-        yield url
-    finally:
-        names = (FRONT, PLAIN, LONELY, peers.BASE)
-        subprocess.run([*docker, "rmi", "-f", *names], check=False, capture_output=True)
+    with peers.based(url, busybox):
+        try:
+            frontend_image.make(url, FRONT)
+            frontend_image.make(url, PLAIN, 'LABEL moby.buildkit.frontend.caps=""')
+            frontend_image.make(url, LONELY, "LABEL moby.buildkit.frontend.network.none=true")
+            yield url
+        finally:
+            command = ["docker", "-H", url, "rmi", "-f", FRONT, PLAIN, LONELY]
+            subprocess.run(command, check=False, capture_output=True)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ Named differences:
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pytest
 
 from tests.system.build import peers
 from tests.system.build.conftest import Builder
-from tests.system.build.real.comparing import Image, differences
+from tests.system.build.real.comparing import Image, differences, saved
 
 
 def alike(one: Image, other: Image) -> None:
@@ -29,15 +28,14 @@ def alike(one: Image, other: Image) -> None:
 
 @pytest.fixture
 def base(builder: Builder, busybox_tar: Path, tmp_path: Path) -> Iterator[Image]:
-    yield peers.bring(builder.host.url, busybox_tar, tmp_path)
-    builder.host.try_docker("rmi", "-f", peers.BASE)
+    with peers.based(builder.host.url, busybox_tar):
+        yield saved(builder.host.url, peers.BASE, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def base_there(busybox_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    yield peers.bring(peers.SOCKET, busybox_tar, tmp_path_factory.mktemp("base"))
-    command = ["docker", "-H", peers.SOCKET, "rmi", "-f", peers.BASE]
-    subprocess.run(command, capture_output=True, check=False)
+    with peers.based(peers.SOCKET, busybox_tar):
+        yield saved(peers.SOCKET, peers.BASE, tmp_path_factory.mktemp("base"))
 
 
 @pytest.mark.parametrize("kind", peers.KINDS)
